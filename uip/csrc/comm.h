@@ -1,0 +1,51 @@
+// Who carries the bytes. The ops of this library (ops.cpp) know no MPI: they call the functions of the
+// `Comm` that is set, and act serially when none is.
+//
+// Rows: owned atoms first, then ghosts. Every rank calls every function, even with no rows of its own.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace uip {
+
+/// Which list of edges `reverse_edges` speaks of: all edges, or bonds (edges within the angle cutoff).
+enum class Relation : int64_t { edges = 0, bonds = 1 };
+
+/// Carries rows between ranks. Tensors are contiguous, float32 or float64, (rows, C), on the model's device.
+class Comm {
+ public:
+  virtual ~Comm() = default;
+
+  /// Rows of owned atoms (N, C) to rows of owned atoms and ghosts (num_rows, C).
+  virtual at::Tensor ghost_gather(const at::Tensor &x, int64_t num_rows) = 0;
+  /// Adjoint: adds the rows of ghosts (R, C) to their owners' rows (num_owned, C).
+  virtual at::Tensor ghost_reduce(const at::Tensor &x, int64_t num_owned) = 0;
+
+  /// Row k of the result is the row of `x` that belongs to the opposite direction of edge k, wherever its
+  /// centre lives. `reverse` is what the caller of the program passed as `reverse_edge` or `reverse_bond`.
+  virtual at::Tensor reverse_edges(const at::Tensor &x, const at::Tensor &reverse, Relation relation) = 0;
+
+  /// Rows of this rank (N, C) to rows of all ranks in rank order (num_total, C).
+  virtual at::Tensor all_gather(const at::Tensor &x, int64_t num_total) = 0;
+  /// Adjoint: sums over ranks, each rank keeps its own rows (num_owned, C).
+  virtual at::Tensor reduce_scatter(const at::Tensor &x, int64_t num_owned) = 0;
+};
+
+/// The Comm that ops of this thread's programs use; nullptr = serial.
+Comm *current_comm();
+
+/// Sets the Comm for the life of this object, for this thread; restores the previous one, also when unwinding.
+class UseComm {
+ public:
+  explicit UseComm(Comm *comm);
+  ~UseComm();
+  UseComm(const UseComm &) = delete;
+  UseComm &operator=(const UseComm &) = delete;
+
+ private:
+  Comm *previous_;
+};
+
+}  // namespace uip

@@ -1,0 +1,58 @@
+// Reads the model files that `uip export` writes: .pt2 (AOTInductor) and .pt (TorchScript), with the
+// same inputs, outputs and metadata. Used by the LAMMPS and the OpenMM plugin; knows neither.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace uip {
+
+/// What a model file says of itself; written by uip/export.py.
+struct Metadata {
+  int64_t schema_version = 0;
+  std::string model;                 // architecture, for example "chgnet"
+  std::string name;                  // for example "chgnet-0.3.0"
+  std::string torch_version;         // that compiled the file
+  std::string dtype;                 // "float32" or "float64"
+  std::string device;                // "cpu" or "cuda"
+  double cutoff = 0.0;               // A
+  double bond_cutoff = 0.0;          // A; 0 = the model has no bonds
+  std::vector<int64_t> elements;     // atomic numbers the model knows
+  std::vector<std::string> inputs;   // names of schema.h, in call order
+  std::vector<std::string> outputs;  // names of schema.h, in return order
+  bool conservative = true;
+  std::string licence;
+  std::string provenance;
+  std::string hash;                  // sha256 of the file
+};
+
+/// A loaded program. Throws std::runtime_error with a message for users.
+class Model {
+ public:
+  /// Reads the file, checks schema and torch version, runs the self-test recorded at export.
+  /// `device_index`: the GPU for a cuda file, ignored for a cpu file.
+  static std::unique_ptr<Model> load(const std::string &path, int device_index = -1);
+  virtual ~Model() = default;
+
+  const Metadata &metadata() const { return metadata_; }
+
+  /// Inputs by schema name (a superset is fine) to outputs by schema name: contiguous and detached.
+  virtual std::map<std::string, at::Tensor> run(const std::map<std::string, at::Tensor> &inputs) = 0;
+
+ protected:
+  Metadata metadata_;
+};
+
+/// "Si" -> 14. Throws std::runtime_error for an unknown symbol, with the closest one.
+int64_t atomic_number(const std::string &symbol);
+/// 14 -> "Si".
+std::string element_symbol(int64_t atomic_number);
+/// Standard atomic weight in g/mol; used to warn of masses that do not fit their element.
+double standard_mass(int64_t atomic_number);
+
+}  // namespace uip

@@ -1,0 +1,152 @@
+"""`Graph`: the tensors a model reads; `Outputs`: the tensors it gives; and how edge gradients become
+forces and virial.
+
+    F_i += g_e,  F_j -= g_e,  dE/d eps = sum_e edge_vec_e (x) g_e     with g_e = dE / d edge_vec_e, e = (i -> j)
+
+Names, shapes and units: `uip.schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from uip.schema import FIELDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One or several structures as tensors; field by field as in `uip.schema.INPUTS`.
+
+    Fields that a model does not ask for may be None.
+    """
+
+    atomic_numbers: Tensor
+    positions: Tensor
+    cell: Tensor
+    pbc: Tensor
+    graph_index: Tensor
+    edge_index: Tensor
+    shifts: Tensor
+    edge_vec: Tensor
+    reverse_edge: Tensor
+    bond_index: Tensor | None = None
+    reverse_bond: Tensor | None = None
+    angle_index: Tensor | None = None
+    charge: Tensor | None = None
+    spin: Tensor | None = None
+
+    @property
+    def num_atoms(self) -> int:
+        return self.graph_index.shape[0]
+
+    @property
+    def num_edges(self) -> int:
+        return self.edge_index.shape[1]
+
+    @property
+    def num_angles(self) -> int:
+        return 0 if self.angle_index is None else self.angle_index.shape[1]
+
+    @property
+    def num_graphs(self) -> int:
+        return self.cell.shape[0]
+
+    @property
+    def atoms_per_graph(self) -> Tensor:
+        """(B,) int64."""
+        return torch.bincount(self.graph_index, minlength=self.num_graphs)
+
+    @property
+    def volume(self) -> Tensor:
+        """(B,) A^3; zero where a cell vector is missing."""
+        return torch.linalg.det(self.cell).abs()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are present, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
+        """A copy on `device`, its real tensors as `dtype`."""
+        moved = {
+            name: value.to(device=device, dtype=dtype if FIELDS[name].dtype == "real" else None)
+            for name, value in self.tensors().items()
+        }
+        return Graph(**moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a model says of a `Graph`; field by field as in `uip.schema.OUTPUTS`."""
+
+    energy: Tensor
+    node_energy: Tensor
+    edge_grad: Tensor | None = None
+    forces: Tensor | None = None
+    virial: Tensor | None = None
+    stress: Tensor | None = None
+    magmoms: Tensor | None = None
+
+
+def batch(graphs: Sequence[Graph]) -> Graph:
+    """Join graphs into one: tensors are concatenated, index tensors get the offsets `uip.schema` asks for.
+
+    Raises:
+        ValueError: no graphs, or graphs with different fields.
+    """
+    if not graphs:
+        raise ValueError("`batch` needs at least one graph, got none")
+    parts = [graph.tensors() for graph in graphs]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise ValueError("all graphs of a batch must have the same fields; build them with the same model")
+    counts = [_row_counts(part) for part in parts]
+    joined = {}
+    for name in parts[0]:
+        field = FIELDS[name]
+        values = [part[name] for part in parts]
+        if field.indexes:
+            offsets = _offsets(count[field.indexes] for count in counts)
+            values = [value + offset for value, offset in zip(values, offsets, strict=True)]
+        joined[name] = torch.cat(values, dim=field.batch_axis)
+    return Graph(**joined)
+
+
+def _row_counts(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """How many rows each shape letter stands for in one graph."""
+    return {FIELDS[name].letter: value.shape[FIELDS[name].batch_axis] for name, value in tensors.items()}
+
+
+def _offsets(counts: Iterable[int]) -> list[int]:
+    offsets, total = [], 0
+    for count in counts:
+        offsets.append(total)
+        total += count
+    return offsets
+
+
+def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, shifts: Tensor, graph_index: Tensor) -> Tensor:
+    """r_j - r_i + shifts @ cell, (E, 3) A, as a differentiable function of positions and cell."""
+    centre, neighbor = edge_index[0], edge_index[1]
+    offset = torch.einsum("ek,ekl->el", shifts.to(cell.dtype), cell.index_select(0, graph_index.index_select(0, centre)))
+    return positions.index_select(0, neighbor) - positions.index_select(0, centre) + offset
+
+
+def forces_from_edge_grad(edge_grad: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
+    """Forces, (N, 3) eV/A, from dE / d edge_vec; their sum is zero by construction."""
+    forces = edge_grad.new_zeros((num_atoms, 3)).index_add(0, edge_index[0], edge_grad)
+    return forces.index_add(0, edge_index[1], edge_grad, alpha=-1)
+
+
+def strain_gradient(edge_vec: Tensor, edge_grad: Tensor, edge_graph: Tensor, num_graphs: int) -> Tensor:
+    """dE / d eps, (B, 3, 3) eV, with eps acting on positions and cell; `edge_graph` (E,) numbers graphs.
+
+    Virial = -dE / d eps; stress = dE / d eps / V.
+    """
+    if num_graphs == 1:
+        return (edge_vec.mT @ edge_grad).unsqueeze(0)
+    products = (edge_vec.unsqueeze(2) * edge_grad.unsqueeze(1)).reshape(-1, 9)
+    return edge_grad.new_zeros((num_graphs, 9)).index_add(0, edge_graph, products).reshape(-1, 3, 3)

@@ -1,0 +1,65 @@
+"""Readouts: from a model's atomic energies to energy, forces, stress.
+
+`gradient_readout` differentiates the energy once, with respect to edge vectors; forces, virial and
+stress follow by scatter (`uip.graph`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from uip.graph import Graph, Outputs, forces_from_edge_grad, strain_gradient
+from uip.models.chgnet import CHGNet
+
+
+def total_energy(node_energy: Tensor, graph: Graph) -> Tensor:
+    """Energies of the graphs, (B,) eV."""
+    return node_energy.new_zeros(graph.num_graphs).index_add(0, graph.graph_index, node_energy)
+
+
+def gradient_readout(model: CHGNet, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
+    """Energy, magmoms and, with `forces`, forces, virial and stress of a batch.
+
+    Args:
+        training: keep the graph of the gradient, so that a loss of forces can be differentiated again.
+
+    Stress of a graph without three cell vectors is NaN: it has no volume.
+    """
+    edge_vec = graph.edge_vec.detach().requires_grad_(forces)
+    with torch.set_grad_enabled(forces or training):
+        output = model(
+            graph.atomic_numbers,
+            graph.graph_index,
+            graph.edge_index,
+            edge_vec,
+            graph.bond_index,
+            graph.reverse_bond,
+            graph.angle_index,
+        )
+        energy = total_energy(output.node_energy, graph)
+        if not forces:
+            return Outputs(energy=energy, node_energy=output.node_energy, magmoms=output.magmoms)
+        (edge_grad,) = torch.autograd.grad(
+            output.node_energy.sum(), edge_vec, create_graph=training, materialize_grads=True
+        )
+        strain = strain_gradient(
+            graph.edge_vec, edge_grad, graph.graph_index.index_select(0, graph.edge_index[0]), graph.num_graphs
+        )
+        volume = graph.volume.view(-1, 1, 1)
+        outputs = Outputs(
+            energy=energy,
+            node_energy=output.node_energy,
+            edge_grad=edge_grad,
+            forces=forces_from_edge_grad(edge_grad, graph.edge_index, graph.num_atoms),
+            virial=-strain,
+            stress=strain / torch.where(volume > 1e-9, volume, torch.nan),
+            magmoms=output.magmoms,
+        )
+    return outputs if training else detached(outputs)
+
+
+def detached(outputs: Outputs) -> Outputs:
+    """The same numbers without their history."""
+    values = {name: value if value is None else value.detach() for name, value in vars(outputs).items()}
+    return Outputs(**values)

@@ -1,0 +1,246 @@
+"""Neighbour lists: from arrays of one structure to a `Graph`, decided in float64 by vesin.
+
+Each pair is found once and written in both directions, so that the reverse of an edge is known by
+construction and no distance is ever compared with itself. Any cell, any pbc, cells smaller than the
+cutoff, atoms outside the box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import vesin
+from numpy.typing import ArrayLike, NDArray
+
+from uip.graph import Graph
+
+MIN_DISTANCE = 0.1
+"""A; closer atoms are a mistake in the input, no model knows what to say about them."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure as checked arrays: positions (N, 3) A, cell (3, 3) A, pbc (3,), atomic_numbers (N,)."""
+
+    atomic_numbers: Integers
+    positions: Floats
+    cell: Floats
+    pbc: NDArray[np.bool_]
+    charge: int = 0
+    spin: int = 1
+
+
+def check_structure(
+    atomic_numbers: ArrayLike,
+    positions: ArrayLike,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    *,
+    charge: int = 0,
+    spin: int = 1,
+) -> Structure:
+    """Arrays as given by a user to a `Structure`.
+
+    Raises:
+        ValueError: no atoms, wrong shapes, NaN or infinite numbers, or a singular cell along a periodic direction.
+    """
+    numbers = np.asarray(atomic_numbers, dtype=np.int64)
+    points = np.ascontiguousarray(positions, dtype=np.float64)
+    box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
+    periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    if numbers.size == 0:
+        raise ValueError("a structure must have at least one atom, got none; check the input file or selection")
+    if numbers.ndim != 1 or points.shape != (numbers.size, 3):
+        raise ValueError(
+            f"`positions` must have shape ({numbers.size}, 3) for {numbers.size} atomic numbers, got {points.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"positions must be finite, but {bad.size} atoms have NaN or infinity, first atom {bad[0]}: "
+            f"{points[bad[0]]}; look at the step before, the simulation has probably exploded"
+        )
+    if box.shape != (3, 3) or not np.isfinite(box).all():
+        raise ValueError(f"`cell` must be a finite (3, 3) matrix with rows a, b, c in A, got {box.tolist()}")
+    _check_cell(box, periodic)
+    return Structure(numbers, points, box, periodic, int(charge), int(spin))
+
+
+def _check_cell(cell: Floats, pbc: NDArray[np.bool_]) -> None:
+    vectors = cell[pbc]
+    lengths = np.linalg.norm(vectors, axis=1)
+    singular = bool(pbc.any()) and (
+        bool((lengths < 1e-6).any()) or np.linalg.matrix_rank(vectors / lengths[:, None], tol=1e-6) < len(vectors)
+    )
+    if singular:
+        raise ValueError(
+            f"the cell must have {len(vectors)} independent vectors for pbc {pbc.tolist()}, got {cell.tolist()}; "
+            "set the cell, or switch pbc off along directions that have none"
+        )
+
+
+def complete_cell(cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
+    """A non-singular copy of the cell: vectors missing along open directions become unit vectors normal to the rest."""
+    box = cell.copy()
+    for axis in range(3):
+        if not pbc[axis] and np.linalg.norm(box[axis]) < 1e-6:
+            box[axis] = 0.0
+    missing = [axis for axis in range(3) if not box[axis].any()]
+    if missing:
+        _, _, right = np.linalg.svd(box)
+        for axis, normal in zip(missing, right[3 - len(missing) :], strict=True):
+            box[axis] = normal
+    return box
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Directed pairs sorted by centre, with their vectors (E, 3) A and the index of the opposite direction."""
+
+    centre: Integers
+    neighbor: Integers
+    shifts: Integers
+    reverse: Integers
+
+    def vectors(self, positions: Floats, cell: Floats) -> Floats:
+        """r_j - r_i + shifts @ cell; opposite directions differ in sign alone, to the last bit."""
+        return (positions[self.neighbor] - positions[self.centre]) + self.shifts.astype(np.float64) @ cell
+
+    def select(self, mask: NDArray[np.bool_]) -> Pairs:
+        """The pairs under `mask`, which must hold both directions of a pair or neither."""
+        number = np.cumsum(mask) - 1
+        return Pairs(self.centre[mask], self.neighbor[mask], self.shifts[mask], number[self.reverse[mask]])
+
+
+def find_pairs(structure: Structure, cutoff: float) -> Pairs:
+    """All pairs with |r_j - r_i + shifts @ cell| < cutoff, both directions, sorted by centre."""
+    cell = complete_cell(structure.cell, structure.pbc)
+    search = vesin.NeighborList(cutoff=cutoff, full_list=False)
+    i, j, shifts = search.compute(structure.positions, cell, structure.pbc, quantities="ijS", copy=True)
+    i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)
+    centre = np.concatenate([i, j])
+    order = np.argsort(centre, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    opposite = np.concatenate([place[i.size :], place[: i.size]])
+    return Pairs(
+        centre[order],
+        np.concatenate([j, i])[order],
+        np.concatenate([shifts, -shifts])[order],
+        opposite[order],
+    )
+
+
+def find_angles(bond_centre: Integers, num_atoms: int) -> Integers:
+    """All ordered pairs of different bonds with the same centre, (2, A), for bonds sorted by centre."""
+    counts = np.bincount(bond_centre, minlength=num_atoms)
+    first_bond = np.cumsum(counts) - counts
+    partners = np.maximum(counts[bond_centre] - 1, 0)
+    first = np.repeat(np.arange(bond_centre.size), partners)
+    start = np.cumsum(partners) - partners
+    second = first_bond[bond_centre[first]] + np.arange(first.size) - start[first]
+    second += second >= first
+    return np.stack([first, second])
+
+
+class NeighborList:
+    """Builds the `Graph` of a structure, and of its successors without a new search while atoms move less than a skin.
+
+    Args:
+        cutoff: A; edges are shorter.
+        bond_cutoff: A; bonds, which form angles, are shorter. None: no bonds, no angles.
+        skin: A; 0 searches every time.
+    """
+
+    def __init__(self, cutoff: float, bond_cutoff: float | None = None, *, skin: float = 0.0) -> None:
+        self.cutoff, self.bond_cutoff, self.skin = cutoff, bond_cutoff, skin
+        self.num_searches = 0
+        self._built: Structure | None = None
+        self._pairs: Pairs | None = None
+
+    def build(self, structure: Structure) -> Graph:
+        """The graph of `structure`, float64 on the CPU.
+
+        Raises:
+            ValueError: two atoms closer than `MIN_DISTANCE`.
+        """
+        if self._pairs is None or not self._still_valid(structure):
+            self._pairs = find_pairs(structure, self.cutoff + self.skin)
+            self._built = structure
+            self.num_searches += 1
+        vectors = self._pairs.vectors(structure.positions, complete_cell(structure.cell, structure.pbc))
+        distances = np.sqrt(np.einsum("ek,ek->e", vectors, vectors))
+        near = distances < self.cutoff
+        pairs, vectors, distances = self._pairs.select(near), vectors[near], distances[near]
+        _check_distances(pairs, distances)
+        return _to_graph(structure, pairs, vectors, self._bonds(pairs, distances))
+
+    def _bonds(self, pairs: Pairs, distances: Floats) -> dict[str, Integers]:
+        if self.bond_cutoff is None:
+            return {}
+        short = distances < self.bond_cutoff
+        bonds = pairs.select(short)
+        return {
+            "bond_index": np.flatnonzero(short),
+            "reverse_bond": bonds.reverse,
+            "angle_index": find_angles(bonds.centre, int(pairs.centre.max(initial=-1)) + 1),
+        }
+
+    def _still_valid(self, structure: Structure) -> bool:
+        """Whether no pair outside the searched range can have come closer than the cutoff.
+
+        With the deformation F = built_cell^-1 cell and the residual displacements u, a pair that was r apart
+        is now at least sigma_min(F) r - 2 max|u| apart.
+        """
+        built = self._built
+        assert built is not None
+        same = (
+            self.skin > 0
+            and built.positions.shape == structure.positions.shape
+            and np.array_equal(built.pbc, structure.pbc)
+        )
+        if not same:
+            return False
+        deformation = np.linalg.solve(
+            complete_cell(built.cell, built.pbc), complete_cell(structure.cell, structure.pbc)
+        )
+        residual = structure.positions - built.positions @ deformation
+        moved = np.sqrt(np.einsum("nk,nk->n", residual, residual).max())
+        shrink = np.linalg.svd(deformation, compute_uv=False).min()
+        return bool(shrink * (self.cutoff + self.skin) - 2.0 * moved >= self.cutoff)
+
+
+def build_graph(structure: Structure, cutoff: float, bond_cutoff: float | None = None) -> Graph:
+    """The graph of one structure, float64 on the CPU."""
+    return NeighborList(cutoff, bond_cutoff).build(structure)
+
+
+def _check_distances(pairs: Pairs, distances: Floats) -> None:
+    if distances.size and distances.min() < MIN_DISTANCE:
+        worst = int(distances.argmin())
+        raise ValueError(
+            f"atoms must be at least {MIN_DISTANCE} A apart, but atoms {pairs.centre[worst]} and "
+            f"{pairs.neighbor[worst]} are {distances[worst]:.3g} A apart; remove duplicates or check cell and units"
+        )
+
+
+def _to_graph(structure: Structure, pairs: Pairs, vectors: Floats, bonds: dict[str, Integers]) -> Graph:
+    return Graph(
+        atomic_numbers=torch.from_numpy(structure.atomic_numbers),
+        positions=torch.from_numpy(structure.positions),
+        cell=torch.from_numpy(structure.cell)[None],
+        pbc=torch.from_numpy(structure.pbc)[None],
+        graph_index=torch.zeros(structure.atomic_numbers.size, dtype=torch.int64),
+        edge_index=torch.from_numpy(np.stack([pairs.centre, pairs.neighbor])),
+        shifts=torch.from_numpy(pairs.shifts),
+        edge_vec=torch.from_numpy(vectors),
+        reverse_edge=torch.from_numpy(pairs.reverse),
+        charge=torch.tensor([structure.charge]),
+        spin=torch.tensor([structure.spin]),
+        **{name: torch.from_numpy(value) for name, value in bonds.items()},
+    )

@@ -1,0 +1,52 @@
+"""The gated multilayer perceptron of CHGNet, with its first layer open to be split by its callers.
+
+    G(z) = SiLU(LN(core(z))) * sigmoid(LN(gate(z)))        z = [z_0, z_1, ...] (a concatenation)
+
+core and gate are packed in one matrix. Since z is never needed as a whole, the first layer is a sum of
+products of its parts, `project(z_k, k)`, each computed once per object (atom, bond, angle) and then
+gathered; `forward` takes the sum.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GatedMLP(nn.Module):
+    """Sums of projections (rows, 2 C) to (rows, C).
+
+    Args:
+        num_parts: parts of the concatenated input, C channels each.
+        channels: C.
+        hidden: whether SiLU and a second layer follow the first.
+        norm: whether core and gate are layer-normalised.
+    """
+
+    def __init__(self, num_parts: int, channels: int, *, hidden: bool, norm: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = nn.Linear(num_parts * channels, 2 * channels)
+        self.core = nn.Linear(channels, channels) if hidden else nn.Identity()
+        self.gate = nn.Linear(channels, channels) if hidden else nn.Identity()
+        self.hidden = hidden
+        self.core_norm = nn.LayerNorm(channels) if norm else nn.Identity()
+        self.gate_norm = nn.LayerNorm(channels) if norm else nn.Identity()
+
+    def weight(self, part: int) -> Tensor:
+        """The columns of the first layer that act on input part `part`, (2 C, C)."""
+        return self.first.weight[:, part * self.channels : (part + 1) * self.channels]
+
+    def project(self, x: Tensor, part: int) -> Tensor:
+        """What input part `part`, (rows, C), adds to the first layer, (rows, 2 C); without bias."""
+        return F.linear(x, self.weight(part))
+
+    def forward(self, total: Tensor) -> Tensor:
+        """`total`: the sum of all projections and the bias of `first`, (rows, 2 C)."""
+        if self.hidden:
+            total = F.silu(total)
+        core, gate = total[:, : self.channels], total[:, self.channels :]
+        core = self.core_norm(self.core(core))
+        gate = self.gate_norm(self.gate(gate))
+        return F.silu(core) * torch.sigmoid(gate)

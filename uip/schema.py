@@ -1,0 +1,142 @@
+"""The one list of tensors that cross a border: name, shape, dtype, unit, what they index.
+
+Batching (`uip.graph`), the table in docs/conventions.md and `csrc/schema.h` come from this list.
+`python -m uip.schema` rewrites the two generated files, `python -m uip.schema --check` compares them.
+
+Shape letters: N owned atoms, R rows (owned atoms first, then ghosts; N in serial runs), E directed
+edges, S bonds (edges short enough to form angles), A angles, B graphs.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+"""Raised by one whenever a field changes its name, shape or meaning; readers refuse newer files."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor that crosses a border."""
+
+    name: str
+    shape: tuple[str, ...]
+    """Shape letters (see above) and fixed sizes, for example ("E", "3")."""
+    dtype: str
+    """"real" (float32 or float64, one choice per program), "int64" or "bool"."""
+    unit: str
+    text: str
+    indexes: str = ""
+    """The shape letter whose rows the entries number; batching adds that many rows as an offset."""
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis along which the tensors of several graphs are joined."""
+        return next(axis for axis, letter in enumerate(self.shape) if letter.isalpha())
+
+    @property
+    def letter(self) -> str:
+        """What the rows along the batch axis are."""
+        return self.shape[self.batch_axis]
+
+
+INPUTS = (
+    Field("atomic_numbers", ("R",), "int64", "", "1 = H; ghosts after owned atoms"),
+    Field("positions", ("R", "3"), "real", "A", "never wrapped by us"),
+    Field("cell", ("B", "3", "3"), "real", "A", "rows a, b, c; zero rows where there is none"),
+    Field("pbc", ("B", "3"), "bool", "", "periodic along a, b, c"),
+    Field("graph_index", ("N",), "int64", "", "the graph an owned atom belongs to", "B"),
+    Field("edge_index", ("2", "E"), "int64", "", "row 0 = centre i, row 1 = neighbour j; sorted by i", "R"),
+    Field("shifts", ("E", "3"), "int64", "cells", "whole cells added to j"),
+    Field("edge_vec", ("E", "3"), "real", "A", "r_j - r_i + shifts @ cell"),
+    Field("reverse_edge", ("E",), "int64", "", "the edge (j -> i) with the opposite vector", "E"),
+    Field("bond_index", ("S",), "int64", "", "the edges within the angle cutoff, ascending", "E"),
+    Field("reverse_bond", ("S",), "int64", "", "the bond (j -> i) with the opposite vector", "S"),
+    Field("angle_index", ("2", "A"), "int64", "", "two different bonds with the same centre; sorted by the first", "S"),
+    Field("charge", ("B",), "int64", "e", "total charge"),
+    Field("spin", ("B",), "int64", "", "spin multiplicity 2S + 1"),
+)
+
+OUTPUTS = (
+    Field("energy", ("B",), "real", "eV", "total, never per atom"),
+    Field("node_energy", ("N",), "real", "eV", "one atom's part of the energy"),
+    Field("edge_grad", ("E", "3"), "real", "eV/A", "dE / d edge_vec"),
+    Field("forces", ("N", "3"), "real", "eV/A", "-dE / d positions"),
+    Field("virial", ("B", "3", "3"), "real", "eV", "-stress * V (LAMMPS sign): minus the strain derivative dE / d eps"),
+    Field("stress", ("B", "3", "3"), "real", "eV/A^3", "dE / d eps / V, positive under tension (ASE sign)"),
+    Field("magmoms", ("N",), "real", "mu_B", "magnitude"),
+)
+
+FIELDS = {field.name: field for field in INPUTS + OUTPUTS}
+
+
+def conventions_table() -> str:
+    """The markdown tables of docs/conventions.md."""
+    lines = []
+    for title, fields in (("Inputs", INPUTS), ("Outputs", OUTPUTS)):
+        lines += [f"### {title}", "", "| name | shape | dtype | unit | numbers rows of | meaning |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| `{f.name}` | {' '.join(f.shape)} | {f.dtype} | {f.unit} | {f.indexes} | {f.text} |" for f in fields
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cpp_header() -> str:
+    """The text of csrc/schema.h: names and version for the C++ side."""
+    lines = [
+        "// Written by `python -m uip.schema` from uip/schema.py; do not edit.",
+        "#pragma once",
+        "",
+        "namespace uip::schema {",
+        "",
+        f"constexpr int version = {SCHEMA_VERSION};",
+        "",
+    ]
+    for title, fields in (("Inputs", INPUTS), ("Outputs", OUTPUTS)):
+        lines.append(f"// {title}")
+        for f in fields:
+            unit = f", {f.unit}" if f.unit else ""
+            lines.append(f"// [{' '.join(f.shape)}] {f.dtype}{unit}: {f.text}")
+            lines.append(f'constexpr const char *{f.name} = "{f.name}";')
+        lines.append("")
+    return "\n".join([*lines, "}  // namespace uip::schema", ""])
+
+
+BEGIN, END = "<!-- begin: python -m uip.schema -->", "<!-- end -->"
+
+
+def generated_files(root: Path) -> dict[Path, str]:
+    """The files that follow from this list, and what they must contain.
+
+    Raises:
+        ValueError: docs/conventions.md has lost the markers between which the tables stand.
+    """
+    docs = root / "docs" / "conventions.md"
+    text = docs.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{docs} must contain the lines {BEGIN!r} and {END!r}; restore them")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    return {
+        root / "uip" / "csrc" / "schema.h": cpp_header(),
+        docs: f"{head}{BEGIN}\n\n{conventions_table()}\n{END}{tail}",
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write the generated files, or with --check compare them and return 1 if one is stale."""
+    stale = []
+    for path, text in generated_files(Path(__file__).parents[1]).items():
+        if "--check" not in arguments:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(str(path))
+    for path in stale:
+        sys.stderr.write(f"{path} does not match uip/schema.py; run 'python -m uip.schema'\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
