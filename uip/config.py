@@ -30,7 +30,8 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
             raise ValueError(f"unknown key '{path}'{suggestion(key, fields)}")
         default = fields[key].default
         expected = (int, float) if isinstance(default, float) else type(default)
-        if default is not dataclasses.MISSING and default is not None:
-            if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
-                raise ValueError(f"'{path}' must be {type(default).__name__}, got {value!r}")
+        typed = default is not dataclasses.MISSING and default is not None
+        fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
+        if typed and not fits:
+            raise ValueError(f"'{path}' must be {type(default).__name__}, got {value!r}")
     return cls(**values)

@@ -131,7 +131,8 @@ def _offsets(counts: Iterable[int]) -> list[int]:
 def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, shifts: Tensor, graph_index: Tensor) -> Tensor:
     """r_j - r_i + shifts @ cell, (E, 3) A, as a differentiable function of positions and cell."""
     centre, neighbor = edge_index[0], edge_index[1]
-    offset = torch.einsum("ek,ekl->el", shifts.to(cell.dtype), cell.index_select(0, graph_index.index_select(0, centre)))
+    cells = cell.index_select(0, graph_index.index_select(0, centre))
+    offset = torch.einsum("ek,ekl->el", shifts.to(cell.dtype), cells)
     return positions.index_select(0, neighbor) - positions.index_select(0, centre) + offset
 
 

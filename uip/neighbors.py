@@ -49,9 +49,10 @@ def check_structure(
     Raises:
         ValueError: no atoms, wrong shapes, NaN or infinite numbers, or a singular cell along a periodic direction.
     """
-    numbers = np.asarray(atomic_numbers, dtype=np.int64)
-    points = np.ascontiguousarray(positions, dtype=np.float64)
-    box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
+    # copies: a caller that moves its atoms in place must not move what a neighbour list remembers
+    numbers = np.array(atomic_numbers, dtype=np.int64)
+    points = np.array(positions, dtype=np.float64, order="C")
+    box = np.zeros((3, 3)) if cell is None else np.array(cell, dtype=np.float64, order="C")
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     if numbers.size == 0:
         raise ValueError("a structure must have at least one atom, got none; check the input file or selection")

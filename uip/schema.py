@@ -76,7 +76,12 @@ def conventions_table() -> str:
     """The markdown tables of docs/conventions.md."""
     lines = []
     for title, fields in (("Inputs", INPUTS), ("Outputs", OUTPUTS)):
-        lines += [f"### {title}", "", "| name | shape | dtype | unit | numbers rows of | meaning |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"### {title}",
+            "",
+            "| name | shape | dtype | unit | numbers rows of | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [
             f"| `{f.name}` | {' '.join(f.shape)} | {f.dtype} | {f.unit} | {f.indexes} | {f.text} |" for f in fields
         ]
@@ -133,8 +138,8 @@ def main(arguments: list[str]) -> int:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
             stale.append(str(path))
-    for path in stale:
-        sys.stderr.write(f"{path} does not match uip/schema.py; run 'python -m uip.schema'\n")
+    for name in stale:
+        sys.stderr.write(f"{name} does not match uip/schema.py; run 'python -m uip.schema'\n")
     return 1 if stale else 0
 
 

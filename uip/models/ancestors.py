@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from uip.config import suggestion
+from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
 
 
@@ -35,6 +37,10 @@ class Published:
     licence: str
     reference: str
     how_to_get: str
+
+    @property
+    def card(self) -> Card:
+        return Card(name=self.name, theory=self.theory, licence=self.licence, reference=self.reference)
 
     def find(self) -> Path | None:
         """The weight file on this machine, None if the package is not installed."""
@@ -88,8 +94,8 @@ CHGNET_NAMES = (
     (r"angle_embedding\.weight", "angle_embedding.weight"),
     (r"atom_conv_layers\.(\d+)\.twoBody_atom\.(.+)", r"atom_updates.\1.message.\2"),
     (r"atom_conv_layers\.(\d+)\.mlp_out\.layers\.1\.(.+)", r"atom_updates.\1.output.\2"),
-    (r"bond_conv_layers\.(\d+)\.twoBody_bond\.(.+)", r"bond_messages.\1.message.\2"),
-    (r"bond_conv_layers\.(\d+)\.mlp_out\.layers\.1\.(.+)", r"bond_outputs.\1.\2"),
+    (r"bond_conv_layers\.(\d+)\.twoBody_bond\.(.+)", r"bond_updates.\1.message.\2"),
+    (r"bond_conv_layers\.(\d+)\.mlp_out\.layers\.1\.(.+)", r"bond_updates.\1.output.\2"),
     (r"angle_layers\.(\d+)\.twoBody_bond\.(.+)", r"angle_updates.\1.message.\2"),
     (r"site_wise\.(.+)", r"magmom.\1"),
     (r"readout_norm\.(.+)", r"readout_norm.\1"),
@@ -189,14 +195,16 @@ def read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "WeightsUnpickler" in str(error) or "Unsupported" in str(error):
+        if "Unsupported global" in str(error):
             raise ValueError(
                 f"{path} holds Python objects besides tensors and was refused: loading it could run code. "
                 "Save the state dict alone, with torch.save(model.state_dict(), ...)"
             ) from error
-        raise ValueError(f"{path} must be a torch checkpoint, but cannot be read: {error}") from error
+        raise ValueError(f"{path} must be a torch checkpoint, but is another kind of file") from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} must be a torch checkpoint, but is truncated or of another kind ({error}); fetch it again"
@@ -216,7 +224,9 @@ def load_published(name: str) -> CHGNet:
     path = published.find()
     if path is None:
         raise FileNotFoundError(f"the weights of '{name}' are not installed; run '{published.how_to_get}'")
-    return chgnet_from_file(path)
+    model = chgnet_from_file(path)
+    model.card = published.card
+    return model
 
 
 def is_chgnet(content: Any) -> bool:
@@ -230,4 +240,6 @@ def chgnet_from_file(path: Path) -> CHGNet:
     content = read_tensors(path)
     if not is_chgnet(content):
         raise ValueError(f"{path} is not a CHGNet checkpoint: it must hold model.state_dict and model.model_args")
-    return chgnet_from_published(content["model"]["state_dict"], content["model"]["model_args"])
+    model = chgnet_from_published(content["model"]["state_dict"], content["model"]["model_args"])
+    model.card = Card(name=path.name.removesuffix(".pth.tar"))
+    return model

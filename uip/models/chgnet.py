@@ -17,12 +17,13 @@ the last angle update, which nothing reads, does not exist.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uip.models.card import Card
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
 from uip.parallel import BONDS, ghost_gather, reverse_edges
@@ -71,8 +72,12 @@ class AtomUpdate(nn.Module):
         self.message = GatedMLP(3, config.channels, hidden=True, norm=config.norm)
         self.output = nn.Linear(config.channels, config.channels, bias=config.output_bias)
 
+    def edge_part(self, radial: Tensor, embedding: Tensor) -> Tensor:
+        """What edges that never changed add to the first layer, bias included: (E, num_radial) to (E, 2C)."""
+        return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
+
     def forward(self, v: Tensor, rows_like: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
-        """`v` (N, C); `edge` (E, 2C): the edges' part of the first layer, bias included; `weight` (E, C): w_ij."""
+        """`v` (N, C); `edge` (E, 2C): all that edges add to the first layer; `weight` (E, C): w_ij."""
         centre = self.message.project(v, 0)
         neighbor = self.message.project(ghost_gather(v, rows_like), 2)
         total = edge + centre.index_select(0, edge_index[0]) + neighbor.index_select(0, edge_index[1])
@@ -80,21 +85,49 @@ class AtomUpdate(nn.Module):
         return v + self.output(torch.zeros_like(v).index_add(0, edge_index[0], message))
 
 
-class AngleMessage(nn.Module):
-    """G([e_a, e_b, t_ab, v_c]) for all angles, (A, C)."""
+def angle_message(mlp: GatedMLP, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angle_index: Tensor) -> Tensor:
+    """G([e_a, e_b, t_ab, v_c]) for all angles, (A, C), of bonds `e` (S, C), angles `t` (A, C) and atoms `v` (N, C)."""
+    centre = F.linear(v, mlp.weight(3), mlp.first.bias)
+    first = mlp.project(e, 0) + centre.index_select(0, bond_centre)
+    second = mlp.project(e, 1)
+    total = mlp.project(t, 2) + first.index_select(0, angle_index[0]) + second.index_select(0, angle_index[1])
+    return mlp(total)
 
-    def __init__(self, config: CHGNetConfig, *, hidden: bool) -> None:
+
+class BondUpdate(nn.Module):
+    """e_a += W_e (s_a + s_reverse(a)) with s_a = u_a * sum_b G([e_a, e_b, t_ab, v_c]) * u_b."""
+
+    def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
-        self.message = GatedMLP(4, config.channels, hidden=hidden, norm=config.norm)
+        self.message = GatedMLP(4, config.channels, hidden=True, norm=config.norm)
+        self.output = nn.Linear(config.channels, config.channels, bias=config.output_bias)
+
+    def forward(
+        self,
+        e: Tensor,
+        t: Tensor,
+        v: Tensor,
+        weight: Tensor,
+        bond_centre: Tensor,
+        angle_index: Tensor,
+        reverse_bond: Tensor,
+    ) -> Tensor:
+        """`weight` (S, C): u_a."""
+        message = angle_message(self.message, e, t, v, bond_centre, angle_index)
+        message = message * weight.index_select(0, angle_index[1])
+        s = torch.zeros_like(e).index_add(0, angle_index[0], message) * weight
+        return e + self.output(s + reverse_edges(s, reverse_bond, BONDS))
+
+
+class AngleUpdate(nn.Module):
+    """t_ab += G([e_a, e_b, t_ab, v_c])."""
+
+    def __init__(self, config: CHGNetConfig) -> None:
+        super().__init__()
+        self.message = GatedMLP(4, config.channels, hidden=False, norm=config.norm)
 
     def forward(self, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angle_index: Tensor) -> Tensor:
-        """`e` (S, C) bonds, `t` (A, C) angles, `v` (N, C) atoms, `bond_centre` (S,)."""
-        centre = F.linear(v, self.message.weight(3), self.message.first.bias)
-        first = self.message.project(e, 0) + centre.index_select(0, bond_centre)
-        second = self.message.project(e, 1)
-        total = self.message.project(t, 2)
-        total = total + first.index_select(0, angle_index[0]) + second.index_select(0, angle_index[1])
-        return self.message(total)
+        return t + angle_message(self.message, e, t, v, bond_centre, angle_index)
 
 
 class CHGNet(nn.Module):
@@ -105,10 +138,12 @@ class CHGNet(nn.Module):
 
     name = "chgnet"
     outputs = ("energy", "forces", "stress", "magmoms")
+    reference_energy: Tensor
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.card = Card()
         channels, layers = config.channels, config.num_layers
         self.register_buffer("reference_energy", torch.zeros(config.num_elements))
         self.atom_embedding = nn.Embedding(config.num_elements, channels)
@@ -127,11 +162,8 @@ class CHGNet(nn.Module):
         self.bond_weight = nn.Linear(config.num_radial, channels, bias=False)
         self.angle_embedding = nn.Linear(config.num_angular, channels, bias=False)
         self.atom_updates = nn.ModuleList(AtomUpdate(config) for _ in range(layers))
-        self.bond_messages = nn.ModuleList(AngleMessage(config, hidden=True) for _ in range(layers - 1))
-        self.bond_outputs = nn.ModuleList(
-            nn.Linear(channels, channels, bias=config.output_bias) for _ in range(layers - 1)
-        )
-        self.angle_updates = nn.ModuleList(AngleMessage(config, hidden=False) for _ in range(layers - 2))
+        self.bond_updates = nn.ModuleList(BondUpdate(config) for _ in range(layers - 1))
+        self.angle_updates = nn.ModuleList(AngleUpdate(config) for _ in range(layers - 2))
         self.magmom = nn.Linear(channels, 1)
         self.readout_norm = nn.LayerNorm(channels) if config.norm else nn.Identity()
         hidden = [layer for _ in range(config.num_readout) for layer in (nn.Linear(channels, channels), nn.SiLU())]
@@ -179,46 +211,41 @@ class CHGNet(nn.Module):
 
         # v atoms, e bonds, t angles; e of an edge that is no bond stays W radial for ever
         v = self.atom_embedding(species)
-        start = self.edge_embedding(radial.index_select(0, bond_index))
-        e = start
+        e = start = self.edge_embedding(radial.index_select(0, bond_index))
         t = self.angle_embedding(self.angle_basis(cosine))
-        second_weight = bond_weight.index_select(0, angle_index[1])
         magmoms = v.new_zeros(v.shape[0])
-        for layer, update in enumerate(self.atom_updates):
+        last = self.config.num_layers - 1
+        for layer in range(self.config.num_layers):
+            update = cast(AtomUpdate, self.atom_updates[layer])
+            edge = update.edge_part(radial, self.edge_embedding.weight)
             if layer > 0:
-                message = self.bond_messages[layer - 1](e, t, v, bond_centre, angle_index) * second_weight
-                s = torch.zeros_like(e).index_add(0, angle_index[0], message) * bond_weight
-                e = e + self.bond_outputs[layer - 1](s + reverse_edges(s, reverse_bond, BONDS))
-            if 0 < layer < len(self.atom_updates) - 1:
-                t = t + self.angle_updates[layer - 1](e, t, v, bond_centre, angle_index)
-            if layer == len(self.atom_updates) - 1:
-                magmoms = self.magmom(v).squeeze(1).abs()
-            edge = F.linear(radial, update.message.weight(1) @ self.edge_embedding.weight, update.message.first.bias)
-            if layer > 0:
+                e = self.bond_updates[layer - 1](e, t, v, bond_weight, bond_centre, angle_index, reverse_bond)
                 edge = edge.index_add(0, bond_index, update.message.project(e - start, 1))
-                edge = self._shift_long_edges(edge, layer, edge_index, graph_index, bond_index, bond_centre, angle_index)
+                if self.config.output_bias:
+                    shift = update.message.project(self._bond_bias(layer), 1)
+                    edge = edge + _in_graphs_with_angles(edge, graph_index, edge_index, bond_index, angle_index) * shift
+            if 0 < layer < last:
+                t = self.angle_updates[layer - 1](e, t, v, bond_centre, angle_index)
+            if layer == last:
+                magmoms = self.magmom(v).squeeze(1).abs()
             v = update(v, atomic_numbers, edge, weight, edge_index)
         node_energy = self.readout(self.readout_norm(v)).squeeze(1)
         return Output(node_energy + self.reference_energy.index_select(0, species), magmoms)
 
-    def _shift_long_edges(
-        self,
-        edge: Tensor,
-        layer: int,
-        edge_index: Tensor,
-        graph_index: Tensor,
-        bond_index: Tensor,
-        bond_centre: Tensor,
-        angle_index: Tensor,
-    ) -> Tensor:
-        """Version 0.2.0: the bias of W_e changes every edge of a structure that has an angle, not just its bonds."""
-        if not self.config.output_bias:
-            return edge
-        bias = torch.stack([self.bond_outputs[k].bias for k in range(layer)]).sum(0)
-        shift = self.atom_updates[layer].message.project(bias, 1)
-        angle_graph = graph_index.index_select(0, bond_centre.index_select(0, angle_index[0]))
-        angles_of_graph = edge.new_zeros(graph_index.shape[0]).index_add(0, angle_graph, edge.new_ones(angle_graph.shape))
-        has_angle = (angles_of_graph > 0).to(edge.dtype).index_select(0, graph_index.index_select(0, edge_index[0]))
-        # bonds carry the bias already
-        has_angle = has_angle.index_fill(0, bond_index, 0.0)
-        return edge + has_angle.unsqueeze(1) * shift
+    def _bond_bias(self, layer: int) -> Tensor:
+        """The sum of the biases that bonds have received before atom update `layer`, (C,)."""
+        return torch.stack([cast(BondUpdate, self.bond_updates[k]).output.bias for k in range(layer)]).sum(0)
+
+
+def _in_graphs_with_angles(
+    like: Tensor, graph_index: Tensor, edge_index: Tensor, bond_index: Tensor, angle_index: Tensor
+) -> Tensor:
+    """(E, 1): 1 for an edge that is no bond, in a graph that has an angle; 0 for others.
+
+    Version 0.2.0 adds the bias of W_e to every edge of a structure that has an angle; bonds carry it already.
+    """
+    graph = graph_index.index_select(0, edge_index[0])
+    angle_graph = graph.index_select(0, bond_index.index_select(0, angle_index[0]))
+    num_angles = like.new_zeros(graph_index.shape[0]).index_add(0, angle_graph, like.new_ones(angle_graph.shape))
+    has_angle = (num_angles > 0).to(like.dtype).index_select(0, graph)
+    return has_angle.index_fill(0, bond_index, 0.0).unsqueeze(1)

@@ -6,6 +6,8 @@ stress follow by scatter (`uip.graph`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -61,5 +63,5 @@ def gradient_readout(model: CHGNet, graph: Graph, *, forces: bool = True, traini
 
 def detached(outputs: Outputs) -> Outputs:
     """The same numbers without their history."""
-    values = {name: value if value is None else value.detach() for name, value in vars(outputs).items()}
-    return Outputs(**values)
+    present = {name: value.detach() for name, value in vars(outputs).items() if value is not None}
+    return replace(outputs, **present)

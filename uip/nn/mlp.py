@@ -46,7 +46,7 @@ class GatedMLP(nn.Module):
         """`total`: the sum of all projections and the bias of `first`, (rows, 2 C)."""
         if self.hidden:
             total = F.silu(total)
-        core, gate = total[:, : self.channels], total[:, self.channels :]
+        core, gate = total.chunk(2, dim=1)
         core = self.core_norm(self.core(core))
         gate = self.gate_norm(self.gate(gate))
         return F.silu(core) * torch.sigmoid(gate)

@@ -1,0 +1,47 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from uip.models.chgnet import CHGNet, CHGNetConfig
+
+torch.set_num_threads(2)
+
+SMALL = CHGNetConfig(num_elements=30, channels=16, num_layers=3, num_radial=9, num_angular=7, num_readout=1)
+
+
+def random_chgnet(config: CHGNetConfig = SMALL, seed: int = 0) -> CHGNet:
+    """A CHGNet with random weights large enough for every path to matter, float64."""
+    torch.manual_seed(seed)
+    model = CHGNet(config).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "frequencies" not in name and "norm" not in name:
+                parameter.mul_(2.0)
+        model.reference_energy.uniform_(-5.0, -1.0)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def published() -> CHGNet:
+    """Published CHGNet 0.3.0 in float64."""
+    from uip.checkpoint import load_model
+
+    return load_model("chgnet-0.3.0", dtype="float64")
+
+
+@pytest.fixture(scope="session", params=["chgnet-0.3.0", "random", "random with output bias"])
+def model(request: pytest.FixtureRequest, published: CHGNet) -> CHGNet:
+    """The models that must pass the physics contract, float64."""
+    if request.param == "chgnet-0.3.0":
+        return published
+    if request.param == "random":
+        return random_chgnet()
+    return random_chgnet(CHGNetConfig(**{**SMALL.__dict__, "norm": False, "output_bias": True}))

@@ -1,0 +1,102 @@
+"""Imports flow downward only; generated files are fresh; every documented Python block runs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the bottom up; a module imports its own row and the rows before it.
+LAYERS = (
+    ("schema", "units", "config", "plugins"),
+    ("graph", "ops"),
+    ("neighbors", "parallel"),
+    ("data", "nn"),
+    ("models",),
+    ("loss", "optim", "checkpoint"),
+    ("program", "export", "predict"),
+    ("train", "calculator", "evaluation"),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "uip").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [node.module or ""]
+            if node.module == "uip":
+                names = [f"uip.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        parts |= {name.split(".")[1] for name in names if name.startswith("uip.")}
+    return parts
+
+
+FILES = [path for path in sorted((ROOT / "uip").rglob("*.py")) if path != ROOT / "uip" / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_flow_downward(path: Path) -> None:
+    assert part(path) in RANK, f"give uip/{part(path)} a place in LAYERS"
+    above = {name for name in imported(path) if RANK[name] > RANK[part(path)]}
+    assert not above, f"{path.name} must not import {sorted(above)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "uip" / "models").glob("*.py")), ids=lambda path: path.name)
+def test_models_take_tensors(path: Path) -> None:
+    modules = {
+        (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else node.names[0].name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+    }
+    assert not modules & {"ase", "pymatgen", "chgnet", "numpy"}
+
+
+def test_generated_files_are_fresh() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "uip.schema", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_stale_file_is_noticed(tmp_path: Path) -> None:
+    from uip.schema import generated_files
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "conventions.md").write_text("no markers")
+    with pytest.raises(ValueError, match="must contain the lines"):
+        generated_files(tmp_path)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, uip; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{path.name}-{number}")
+    for path in DOCUMENTS
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_documented_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "document", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,79 @@
+"""The ASE calculator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from uip.data.read import structure_from_atoms
+from uip.models.chgnet import CHGNet
+from uip.neighbors import NeighborList
+from uip.predict import load_evaluator, split
+
+
+class Calculator(ASECalculator):
+    """A potential as an ASE calculator: energy, free_energy, energies, forces, stress, magmoms (ASE units).
+
+        atoms.calc = Calculator("chgnet-0.3.0")
+
+    Args:
+        model: a published name (`uip models` lists them), a checkpoint file, or a model.
+        device: "cpu", "cuda", "cuda:1", ... or "auto".
+        dtype: "float32" or "float64"; default float32, or what a given model has.
+        skin: A; the neighbour list is searched again when atoms may have moved by half of it.
+
+    Stress needs three cell vectors; without them ASE says that the property is not present.
+
+    Raises:
+        ValueError, FileNotFoundError: see `uip.load_model`.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "magmoms"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: str | Path | CHGNet,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        skin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.evaluator = load_evaluator(model, device=device, dtype=dtype)
+        self.neighbors = NeighborList(self.evaluator.cutoff, self.evaluator.bond_cutoff, skin=skin)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: tuple[str, ...] | list[str] = ("energy",),
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """One evaluation gives all properties.
+
+        Raises:
+            ValueError: no atoms, an unknown element, NaN positions, a singular cell, overlapping atoms.
+            FloatingPointError: the model's energy or forces are not finite numbers.
+        """
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        structure = structure_from_atoms(self.atoms)
+        self.evaluator.check_elements(structure.atomic_numbers)
+        graph = self.neighbors.build(structure)
+        (prediction,) = split(self.evaluator(graph), [graph.num_atoms])
+        energy = float(prediction["energy"])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction["node_energy"],
+            "forces": prediction["forces"],
+            "magmoms": prediction["magmoms"],
+        }
+        if np.isfinite(prediction["stress"]).all():
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"])

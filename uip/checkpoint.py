@@ -1,0 +1,119 @@
+"""Model files: ours are written and read here, published ones read through `uip.models.ancestors`.
+
+A checkpoint is one torch file of tensors and plain containers:
+
+    format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
+
+Writing is atomic: a file is complete or not there.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uip.config import from_dict, suggestion
+from uip.models.ancestors import PUBLISHED, chgnet_from_file, is_chgnet, load_published, read_tensors
+from uip.models.card import Card
+from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.schema import SCHEMA_VERSION
+
+FORMAT = "uip-checkpoint"
+MODELS = {"chgnet": (CHGNet, CHGNetConfig)}
+FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".tar")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def save_checkpoint(model: CHGNet, path: Path | str) -> None:
+    """Write architecture, weights and card of `model` to `path`, replacing it at once or not at all."""
+    path = Path(path)
+    content = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.name,
+        "settings": model.settings(),
+        "state": model.state_dict(),
+        "card": asdict(model.card),
+    }
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> CHGNet:
+    """The potential `source`, ready for inference: a published name, our checkpoint, or a published checkpoint file.
+
+    Raises:
+        ValueError: unknown name, dtype or device; unreadable file; a file that holds code.
+        FileNotFoundError: no such file, or published weights that are not installed.
+    """
+    real = parse_dtype(dtype)
+    place = parse_device(device)
+    model = load_published(str(source)) if str(source) in PUBLISHED else _load_file(Path(source))
+    return model.to(device=place, dtype=real).requires_grad_(False).eval()
+
+
+def _load_file(path: Path) -> CHGNet:
+    if not path.exists() and path.name == str(path) and path.suffix not in FILE_SUFFIXES:
+        raise ValueError(f"unknown model '{path}', and no such file{suggestion(str(path), PUBLISHED)}")
+    content = read_tensors(path)
+    if is_chgnet(content):
+        return chgnet_from_file(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} must be a uip checkpoint or a published CHGNet checkpoint, but is another torch file")
+    return _from_content(content, path)
+
+
+def _from_content(content: dict[str, Any], path: Path) -> CHGNet:
+    if content["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} was written with schema {content['schema_version']}, this build reads {SCHEMA_VERSION}; update uip"
+        )
+    if content["model"] not in MODELS:
+        raise ValueError(f"{path} holds an unknown model '{content['model']}'{suggestion(content['model'], MODELS)}")
+    cls, config = MODELS[content["model"]]
+    model = cls(from_dict(config, content["settings"]))
+    try:
+        model.load_state_dict(content["state"])
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error
+    model.card = from_dict(Card, content["card"])
+    return model
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """ "float32" or "float64" as torch's own."""
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+    return DTYPES[dtype]
+
+
+def parse_device(device: str) -> torch.device:
+    """A device that this machine has; "auto" takes the first GPU if there is one.
+
+    Raises:
+        ValueError: not a device, or not present.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"`device` must be 'cpu', 'cuda', 'cuda:1', ... or 'auto', got {device!r}") from error
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be 'cpu', 'cuda', 'cuda:1', ... or 'auto', got {device!r}")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` is {device!r}, but torch sees {torch.cuda.device_count()} GPUs; use 'cpu', or a torch with CUDA"
+        )
+    return place

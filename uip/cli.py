@@ -1,0 +1,208 @@
+"""The `uip` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Universal interatomic potentials: list, predict, evaluate.",
+)
+# a file or a pipe has no width of its own: never cut a table there
+console = Console(width=None if sys.stdout.isatty() else 160)
+errors = Console(stderr=True)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A published name or a checkpoint file.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """A user's mistake ends the command with its message and exit code 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        errors.print(f"uip: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the published potentials: what they are, and whether this machine has them."""
+    from uip.models.ancestors import PUBLISHED
+
+    rows = [
+        {
+            "name": published.name,
+            "theory": published.theory,
+            "licence": published.licence,
+            "reference": published.reference,
+            "found": str(published.find() or ""),
+            "how_to_get": published.how_to_get,
+        }
+        for published in PUBLISHED.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        console.print(row["name"], style="bold", highlight=False)
+        for title in ("theory", "licence", "reference"):
+            console.print(f"  {title:<10} {row[title]}", markup=False, highlight=False, soft_wrap=True)
+        found = row["found"] or f"no; get it with '{row['how_to_get']}'"
+        console.print(f"  found      {found}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Structures, in any format that ASE reads.")],
+    model: Model = "chgnet-0.3.0",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an extxyz file with results.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+) -> None:
+    """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file."""
+    with user_errors():
+        from uip.data.read import read_atoms, structure_from_atoms
+        from uip.predict import load_evaluator, predict
+
+        _check_output(output, (".xyz", ".extxyz"), force=force)
+        evaluator = load_evaluator(model, device=device, dtype=dtype)
+        frames = [(file, atoms) for file in files for atoms in read_atoms(file)]
+        predictions = predict(evaluator, (structure_from_atoms(atoms) for _, atoms in frames))
+        results = list(track(predictions, "evaluating", len(frames), console=errors, transient=True))
+        if output is not None:
+            _write_predictions(output, [atoms for _, atoms in frames], results)
+        _print_predictions(frames, results, f"{evaluator.card.name}, {dtype}")
+        if output is not None:
+            console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) -> None:
+    """Refuse what would fail or destroy something after the long work is done."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ValueError(f"the output file must end in {' or '.join(suffixes)}, got '{path}'")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the output file must exist, got '{path.parent}'; make it first")
+    if path.exists() and not force:
+        raise ValueError(f"'{path}' exists; choose another name, or add --force to replace it")
+
+
+def _write_predictions(path: Path, frames: list[Any], results: list[Any]) -> None:
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    written = []
+    for atoms, result in zip(frames, results, strict=True):
+        values = {"energy": float(result["energy"]), "forces": result["forces"], "magmoms": result["magmoms"]}
+        if result["stress"].max() == result["stress"].max():
+            values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+        copy = atoms.copy()
+        copy.calc = SinglePointCalculator(copy, **values)
+        written.append(copy)
+    write(path, written, format="extxyz")
+
+
+def _print_predictions(frames: list[Any], results: list[Any], title: str) -> None:
+    import numpy as np
+
+    from uip.units import EV_PER_A3_TO_GPA
+
+    table = Table("file", "formula", "atoms", "E / eV", "E / eV/atom", "max F / eV/A", "P / GPa", "sum magmoms / mu_B")
+    table.title = title
+    for (file, atoms), result in zip(frames, results, strict=True):
+        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA
+        table.add_row(
+            file.name,
+            str(atoms.symbols),
+            str(len(atoms)),
+            f"{result['energy']:.4f}",
+            f"{result['energy'] / len(atoms):.5f}",
+            f"{np.linalg.norm(result['forces'], axis=1).max():.4f}",
+            "" if np.isnan(pressure) else f"{pressure:.3f}",
+            f"{result['magmoms'].sum():.3f}",
+        )
+    console.print(table)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A published name or a checkpoint file.")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
+    group_by: Annotated[
+        str | None, typer.Option(help="'formula', 'elements', 'size' or an info key: one table part a group.")
+    ] = None,
+    plot: Annotated[Path, typer.Option(help="The parity plot (.png, .svg, .pdf).")] = Path("parity.png"),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
+    with user_errors():
+        from uip.data.read import labels_from_atoms, read_atoms, structure_from_atoms
+        from uip.evaluation import compare, error_table, group_of, parity_plot
+        from uip.predict import load_evaluator, predict
+
+        _check_output(plot, (".png", ".svg", ".pdf"), force=True)
+        evaluator = load_evaluator(model, device=device, dtype=dtype)
+        frames = list(read_atoms(data))
+        labels = [labels_from_atoms(atoms) for atoms in frames]
+        if not any(labels):
+            raise ValueError(f"{data} must carry labels (energy, forces, stress or magmoms), but no structure has any")
+        groups = [group_of(atoms, group_by) for atoms in frames]
+        predictions = predict(evaluator, (structure_from_atoms(atoms) for atoms in frames))
+        progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
+        pairs = [
+            compare(label, prediction, len(atoms))
+            for atoms, label, prediction in zip(frames, labels, progress, strict=True)
+        ]
+        table = error_table(zip(groups, pairs, strict=True))
+        parity_plot(pairs, table, plot, f"{evaluator.card.name} on {data.name}")
+        _print_errors(table, f"{evaluator.card.name} on {data.name}, {dtype}", plot, as_json=as_json)
+
+
+def _print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
+    from uip.evaluation import ALL, as_json_rows
+
+    if as_json:
+        json.dump(as_json_rows(table), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    shown = Table("group", "property", "n", "MAE", "RMSE", "offset", "max", "slope", "unit", title=title)
+    for row in table:
+        numbers = (row.mae, row.rmse, row.offset, row.max)
+        shown.add_row(
+            row.group,
+            row.property,
+            str(row.structures),
+            *(f"{number:.4g}" for number in numbers),
+            f"{row.slope:.3f}",
+            row.unit,
+        )
+    console.print(shown)
+    offset = next((row for row in table if row.group == ALL and row.property == "energy"), None)
+    if offset is not None and abs(offset.offset) > 0.5 * offset.mae:
+        console.print(
+            f"Predicted energies differ from the labels by {offset.offset:+.0f} meV/atom on average, and by "
+            f"{offset.mae_without_offset:.0f} meV/atom (MAE) after this offset is taken away: labels and model "
+            "probably have different energy references (corrections, functional, pseudopotentials).",
+            soft_wrap=True,
+        )
+    console.print(f"parity plot: {plot}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,54 @@
+// Written by `python -m uip.schema` from uip/schema.py; do not edit.
+#pragma once
+
+namespace uip::schema {
+
+constexpr int version = 1;
+
+// Inputs
+// [R] int64: 1 = H; ghosts after owned atoms
+constexpr const char *atomic_numbers = "atomic_numbers";
+// [R 3] real, A: never wrapped by us
+constexpr const char *positions = "positions";
+// [B 3 3] real, A: rows a, b, c; zero rows where there is none
+constexpr const char *cell = "cell";
+// [B 3] bool: periodic along a, b, c
+constexpr const char *pbc = "pbc";
+// [N] int64: the graph an owned atom belongs to
+constexpr const char *graph_index = "graph_index";
+// [2 E] int64: row 0 = centre i, row 1 = neighbour j; sorted by i
+constexpr const char *edge_index = "edge_index";
+// [E 3] int64, cells: whole cells added to j
+constexpr const char *shifts = "shifts";
+// [E 3] real, A: r_j - r_i + shifts @ cell
+constexpr const char *edge_vec = "edge_vec";
+// [E] int64: the edge (j -> i) with the opposite vector
+constexpr const char *reverse_edge = "reverse_edge";
+// [S] int64: the edges within the angle cutoff, ascending
+constexpr const char *bond_index = "bond_index";
+// [S] int64: the bond (j -> i) with the opposite vector
+constexpr const char *reverse_bond = "reverse_bond";
+// [2 A] int64: two different bonds with the same centre; sorted by the first
+constexpr const char *angle_index = "angle_index";
+// [B] int64, e: total charge
+constexpr const char *charge = "charge";
+// [B] int64: spin multiplicity 2S + 1
+constexpr const char *spin = "spin";
+
+// Outputs
+// [B] real, eV: total, never per atom
+constexpr const char *energy = "energy";
+// [N] real, eV: one atom's part of the energy
+constexpr const char *node_energy = "node_energy";
+// [E 3] real, eV/A: dE / d edge_vec
+constexpr const char *edge_grad = "edge_grad";
+// [N 3] real, eV/A: -dE / d positions
+constexpr const char *forces = "forces";
+// [B 3 3] real, eV: -stress * V (LAMMPS sign): minus the strain derivative dE / d eps
+constexpr const char *virial = "virial";
+// [B 3 3] real, eV/A^3: dE / d eps / V, positive under tension (ASE sign)
+constexpr const char *stress = "stress";
+// [N] real, mu_B: magnitude
+constexpr const char *magmoms = "magmoms";
+
+}  // namespace uip::schema

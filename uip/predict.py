@@ -1,0 +1,129 @@
+"""Many structures through one potential, in batches of similar cost.
+
+`Evaluator` is the one face of everything that can be evaluated: a model in this process, or a program
+written by `uip export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from uip.checkpoint import load_model, parse_device, parse_dtype
+from uip.graph import Graph, Outputs, batch
+from uip.models.card import Card
+from uip.models.chgnet import CHGNet
+from uip.models.heads import gradient_readout
+from uip.neighbors import Structure, build_graph
+
+MAX_COST = 20_000
+"""Atoms + undirected edges + angles of one batch: about 0.3 GB in float32."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A potential ready to be called with a `Graph`."""
+
+    card: Card
+    cutoff: float
+    bond_cutoff: float | None
+    elements: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    run: Callable[[Graph], Outputs]
+
+    def __call__(self, graph: Graph) -> Outputs:
+        """Energy, forces, virial, stress and magmoms of a batch.
+
+        Raises:
+            FloatingPointError: an energy or force is not a finite number.
+        """
+        outputs = self.run(graph.to(device=self.device, dtype=self.dtype))
+        assert outputs.forces is not None
+        if not bool(torch.isfinite(outputs.energy).all() and torch.isfinite(outputs.forces).all()):
+            raise FloatingPointError(
+                f"'{self.card.name}' gave an energy or force that is not a finite number; "
+                "the structure is far from anything the model knows, look for atoms that are too close"
+            )
+        return outputs
+
+    def check_elements(self, atomic_numbers: NDArray[np.int64]) -> None:
+        """Raises ValueError for an element that the model does not know."""
+        unknown = sorted(set(atomic_numbers.tolist()) - set(self.elements))
+        if unknown:
+            names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"Z = {z}" for z in unknown)
+            known = f"{chemical_symbols[self.elements[0]]} to {chemical_symbols[self.elements[-1]]}"
+            if len(self.elements) != self.elements[-1] - self.elements[0] + 1:
+                known = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise ValueError(f"the structure has {names}, but '{self.card.name}' knows {known}; use another model")
+
+
+def load_evaluator(source: str | Path | CHGNet, *, device: str = "cpu", dtype: str | None = None) -> Evaluator:
+    """A published name, a checkpoint, or a model, as an `Evaluator`.
+
+    `dtype`: "float32" or "float64"; None is float32, or what a model already has.
+    """
+    if isinstance(source, CHGNet):
+        present = str(source.reference_energy.dtype).removeprefix("torch.")
+        model = deepcopy(source).to(device=parse_device(device), dtype=parse_dtype(dtype or present))
+        model.requires_grad_(False).eval()
+    else:
+        model = load_model(source, dtype=dtype or "float32", device=device)
+    reference = model.reference_energy
+    return Evaluator(
+        card=model.card,
+        cutoff=model.cutoff,
+        bond_cutoff=model.bond_cutoff,
+        elements=model.elements,
+        dtype=reference.dtype,
+        device=reference.device,
+        run=lambda graph: gradient_readout(model, graph),
+    )
+
+
+Prediction = dict[str, NDArray[np.float64]]
+"""energy (), forces (N, 3), stress (3, 3) (NaN without three cell vectors), magmoms (N,), node_energy (N,)."""
+
+
+def predict(evaluator: Evaluator, structures: Iterable[Structure], *, max_cost: int = MAX_COST) -> Iterator[Prediction]:
+    """Predictions of structures, in their order; units as in `uip.schema`."""
+    for graphs in _batches(evaluator, structures, max_cost):
+        yield from split(evaluator(batch(graphs)), [graph.num_atoms for graph in graphs])
+
+
+def _batches(evaluator: Evaluator, structures: Iterable[Structure], max_cost: int) -> Iterator[list[Graph]]:
+    waiting: list[Graph] = []
+    total = 0
+    for structure in structures:
+        evaluator.check_elements(structure.atomic_numbers)
+        graph = build_graph(structure, evaluator.cutoff, evaluator.bond_cutoff)
+        cost = graph.num_atoms + graph.num_edges // 2 + graph.num_angles
+        if waiting and total + cost > max_cost:
+            yield waiting
+            waiting, total = [], 0
+        waiting.append(graph)
+        total += cost
+    if waiting:
+        yield waiting
+
+
+def split(outputs: Outputs, atoms_per_graph: Sequence[int]) -> list[Prediction]:
+    """The outputs of a batch, one by one, as numpy arrays in float64."""
+    arrays = {
+        name: getattr(outputs, name).to(device="cpu", dtype=torch.float64).numpy()
+        for name in ("energy", "forces", "stress", "magmoms", "node_energy")
+        if getattr(outputs, name) is not None
+    }
+    ends = np.cumsum(atoms_per_graph)
+    per_graph = {"energy", "stress"}
+    return [
+        {name: array[k] if name in per_graph else array[end - count : end] for name, array in arrays.items()}
+        for k, (count, end) in enumerate(zip(atoms_per_graph, ends, strict=True))
+    ]
