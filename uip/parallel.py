@@ -54,7 +54,9 @@ def load_library() -> None:
         RuntimeError: libuip is not built, or was built for another torch.
     """
     if not LIBRARY.is_file():
-        raise RuntimeError(f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .'")
+        raise RuntimeError(
+            f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .'"
+        )
     try:
         torch.ops.load_library(LIBRARY)
     except OSError as error:

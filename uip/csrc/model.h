@@ -26,9 +26,11 @@ struct Metadata {
   std::vector<std::string> inputs;   // names of schema.h, in call order
   std::vector<std::string> outputs;  // names of schema.h, in return order
   bool conservative = true;
+  bool parallel = true;      // false: gives right numbers on one rank only; refuse to run on more
+  std::string instructions;  // what the processor must have: "AVX2", "AVX512"; empty = anything
   std::string licence;
   std::string provenance;
-  std::string hash;                  // sha256 of the file
+  std::string hash;  // sha256 of the file
 };
 
 /// A loaded program. Throws std::runtime_error with a message for users.

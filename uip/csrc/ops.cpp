@@ -5,10 +5,9 @@
 // so gradients of any order are again these ops. Results never share memory with arguments, and their
 // number of rows is that of an argument (the "carrier", whose values nobody reads): both are what
 // programs compiled by AOTInductor ask for. Names and meaning: comm.h.
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-
-#include <ATen/core/dispatch/Dispatcher.h>
 
 #include "comm.h"
 

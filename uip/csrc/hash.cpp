@@ -1,0 +1,85 @@
+#include "hash.h"
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <stdexcept>
+#include <vector>
+
+namespace uip {
+namespace {
+
+constexpr size_t block_size = 64;
+
+// FIPS 180-4, section 4.2.2: the first 32 bits of the fractional parts of the cube roots of the first 64 primes.
+constexpr std::array<uint32_t, 64> constants = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+using State = std::array<uint32_t, 8>;
+
+// Section 6.2.2: mixes one block into the state.
+void mix(State &state, const unsigned char *block) {
+  std::array<uint32_t, 64> w{};
+  for (size_t t = 0; t < 16; ++t) {
+    for (size_t byte = 0; byte < 4; ++byte) w[t] = w[t] << 8 | block[4 * t + byte];
+  }
+  for (size_t t = 16; t < 64; ++t) {
+    const uint32_t small0 = std::rotr(w[t - 15], 7) ^ std::rotr(w[t - 15], 18) ^ (w[t - 15] >> 3);
+    const uint32_t small1 = std::rotr(w[t - 2], 17) ^ std::rotr(w[t - 2], 19) ^ (w[t - 2] >> 10);
+    w[t] = w[t - 16] + small0 + w[t - 7] + small1;
+  }
+  auto [a, b, c, d, e, f, g, h] = state;
+  for (size_t t = 0; t < 64; ++t) {
+    const uint32_t big1 = std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25);
+    const uint32_t first = h + big1 + ((e & f) ^ (~e & g)) + constants[t] + w[t];
+    const uint32_t big0 = std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22);
+    const uint32_t second = big0 + ((a & b) ^ (a & c) ^ (b & c));
+    h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
+  }
+  const State mixed = {a, b, c, d, e, f, g, h};
+  for (size_t k = 0; k < state.size(); ++k) state[k] += mixed[k];
+}
+
+// Section 5.1.1: a one bit, zeros, and the length in bits fill the last block or two.
+std::vector<unsigned char> last_blocks(const std::vector<unsigned char> &rest, uint64_t num_bytes) {
+  std::vector<unsigned char> blocks = rest;
+  blocks.push_back(0x80);
+  while (blocks.size() % block_size != block_size - 8) blocks.push_back(0);
+  for (int shift = 56; shift >= 0; shift -= 8) blocks.push_back(static_cast<unsigned char>(num_bytes * 8 >> shift));
+  return blocks;
+}
+
+}  // namespace
+
+std::string sha256_of_file(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path + "; check its permissions");
+  State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::vector<unsigned char> block(block_size);
+  uint64_t num_bytes = 0;
+  while (file.read(reinterpret_cast<char *>(block.data()), block_size)) {
+    mix(state, block.data());
+    num_bytes += block_size;
+  }
+  block.resize(static_cast<size_t>(file.gcount()));
+  const auto rest = last_blocks(block, num_bytes + block.size());
+  for (size_t start = 0; start < rest.size(); start += block_size) mix(state, rest.data() + start);
+  std::string digits;
+  for (const uint32_t word : state) {
+    std::array<char, 9> text{};
+    std::snprintf(text.data(), text.size(), "%08x", word);
+    digits += text.data();
+  }
+  return digits;
+}
+
+}  // namespace uip

@@ -1,0 +1,178 @@
+#include "model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Version.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/cuda.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <stdexcept>
+
+#include "hash.h"
+#include "program.h"
+
+namespace uip {
+namespace {
+
+// Calls `function`; whatever it throws becomes a std::runtime_error of one line, prefixed by `where`. Messages of
+// libtorch end in stack traces that mean nothing to a user.
+template <typename Function>
+auto in_words(const std::string &where, const Function &function) {
+  try {
+    return function();
+  } catch (const c10::Error &error) {
+    const std::string text = error.what_without_backtrace();
+    throw std::runtime_error(where + text.substr(0, text.find('\n')));
+  } catch (const std::runtime_error &error) {
+    const std::string text = error.what();
+    throw std::runtime_error(where + text.substr(0, text.find("\nException raised from")));
+  } catch (const std::exception &error) {
+    throw std::runtime_error(where + error.what());
+  }
+}
+
+std::string up_to_minor(const std::string &version) {
+  const size_t first = version.find('.');
+  return version.substr(0, version.find_first_of(".+", first + 1));
+}
+
+// The libtorch in this process, as major.minor; the headers only know the one this library was compiled for.
+std::string running_torch() {
+  const uint64_t version = aoti_torch_abi_version();
+  return std::to_string(version >> 56) + "." + std::to_string(version >> 48 & 0xff);
+}
+
+void check_torch(const std::string &path, const std::string &compiled_for) {
+  if (running_torch() != up_to_minor(TORCH_VERSION)) {
+    throw std::runtime_error("libuip was built for torch " TORCH_VERSION ", but torch " + running_torch() +
+                             " is loaded; run 'pip install .' again in this environment");
+  }
+  if (up_to_minor(compiled_for) != running_torch()) {
+    throw std::runtime_error(path + " was exported with torch " + compiled_for +
+                             ", this build runs torch " TORCH_VERSION "; run 'uip export' again in this environment");
+  }
+}
+
+int capability_rank(const std::string &capability) {
+  const std::vector<std::string> known = {"", "AVX2", "AVX512"};
+  return static_cast<int>(std::find(known.begin(), known.end(), capability) - known.begin());
+}
+
+// Code for instructions that the processor lacks would end the process.
+void check_processor(const std::string &path, const std::string &needed) {
+  const std::string present = at::get_cpu_capability();
+  if (needed.empty() || needed == present) return;
+  if (capability_rank(present == "DEFAULT" ? "" : present) < capability_rank(needed)) {
+    throw std::runtime_error(path + " was compiled for processors with " + needed + ", this one has " + present +
+                             "; run 'uip export' on this machine, or export TorchScript (-o model.pt)");
+  }
+}
+
+at::Device find_device(const std::string &path, const std::string &kind, int index) {
+  if (kind == "cpu") return at::Device(at::kCPU);
+  const int count = static_cast<int>(torch::cuda::device_count());
+  const int wanted = std::max(index, 0);
+  if (wanted >= count) {
+    throw std::runtime_error(path + " was exported for cuda and needs GPU " + std::to_string(wanted) +
+                             ", but torch sees " + std::to_string(count) +
+                             " GPUs; run 'uip export --device cpu', or install a CUDA build of torch");
+  }
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(wanted));
+}
+
+class LoadedModel final : public Model {
+ public:
+  LoadedModel(const std::string &path, Metadata metadata, Kind kind, const at::Device &device)
+      : device_(device), dtype_(metadata.dtype == "float64" ? at::kDouble : at::kFloat) {
+    metadata_ = std::move(metadata);
+    program_ = load_program(path, kind, device);
+  }
+
+  Tensors run(const Tensors &inputs) override {
+    return in_words("'" + metadata_.name + "' failed: ", [&] {
+      // the gradient is part of the program: nothing is left for autograd to record
+      const c10::NoGradGuard no_history;
+      return named(program_->run(in_order(inputs)));
+    });
+  }
+
+ private:
+  std::vector<at::Tensor> in_order(const Tensors &inputs) const {
+    std::vector<at::Tensor> ordered;
+    for (const std::string &name : metadata_.inputs) {
+      const auto found = inputs.find(name);
+      if (found == inputs.end()) throw std::runtime_error("input `" + name + "` is missing");
+      const at::Tensor &tensor = found->second;
+      ordered.push_back(tensor.to(device_, tensor.is_floating_point() ? dtype_ : at::kLong).contiguous());
+    }
+    return ordered;
+  }
+
+  Tensors named(const std::vector<at::Tensor> &outputs) const {
+    if (outputs.size() != metadata_.outputs.size()) {
+      throw std::runtime_error("the program must return " + std::to_string(metadata_.outputs.size()) +
+                               " tensors, got " + std::to_string(outputs.size()));
+    }
+    Tensors result;
+    for (size_t k = 0; k < outputs.size(); ++k) result[metadata_.outputs[k]] = outputs[k].detach().contiguous();
+    return result;
+  }
+
+  at::Device device_;
+  at::ScalarType dtype_;
+  std::unique_ptr<Program> program_;
+};
+
+// The largest deviation from the recorded answers, in units of what the dtype allows.
+double deviation(Model &model, const SelfTest &test) {
+  const double allowed = model.metadata().dtype == "float64" ? 1e-10 : 1e-4;
+  const Tensors outputs = model.run(test.inputs);
+  double worst = 0.0;
+  for (const auto &[name, expected] : test.outputs) {
+    const auto found = outputs.find(name);
+    if (found == outputs.end() || found->second.sizes() != expected.sizes()) return INFINITY;
+    if (expected.numel() == 0) continue;
+    const at::Tensor want = expected.to(at::kDouble);
+    const at::Tensor got = found->second.to(at::kCPU, at::kDouble);
+    const double scale = std::max(1.0, want.abs().max().item<double>());
+    const double error = (got - want).abs().max().item<double>() / scale / allowed;
+    worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
+  }
+  return worst;
+}
+
+void check_answers(const std::string &path, Model &model, const std::vector<SelfTest> &tests) {
+  if (tests.empty()) throw std::runtime_error(path + " must carry a self-test, but has none; run 'uip export' again");
+  for (const SelfTest &test : tests) {
+    const double worst = deviation(model, test);
+    if (worst <= 1.0) continue;
+    throw std::runtime_error(path + " fails its self-test: answers recorded at export are missed by " +
+                             std::to_string(worst) +
+                             " times the tolerance, so it cannot be trusted here; run 'uip "
+                             "export' again on this machine");
+  }
+}
+
+std::unique_ptr<Model> load_checked(const std::string &path, int device_index) {
+  Record record = read_record(path);
+  check_torch(path, record.metadata.torch_version);
+  check_processor(path, record.metadata.instructions);
+  const at::Device device = find_device(path, record.metadata.device, device_index);
+  record.metadata.hash = sha256_of_file(path);
+  auto model = std::make_unique<LoadedModel>(path, std::move(record.metadata), record.kind, device);
+  check_answers(path, *model, record.self_tests);
+  return model;
+}
+
+}  // namespace
+
+std::unique_ptr<Model> Model::load(const std::string &path, int device_index) {
+  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("no such file: " + path);
+  return in_words("", [&] { return load_checked(path, device_index); });
+}
+
+}  // namespace uip

@@ -1,0 +1,57 @@
+#include "program.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/script.h>
+
+namespace uip {
+namespace {
+
+class CompiledProgram final : public Program {
+ public:
+  // One runner, used by one thread; the GPU has to be named, or every rank would use the first.
+  CompiledProgram(const std::string &path, const at::Device &device)
+      : device_(device), loader_(path, "model", /*run_single_threaded=*/false, /*num_runners=*/1, device.index()) {}
+
+  std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) override {
+    const c10::DeviceGuard guard(device_);
+    return loader_.run(inputs);
+  }
+
+ private:
+  at::Device device_;
+  torch::inductor::AOTIModelPackageLoader loader_;
+};
+
+class ScriptProgram final : public Program {
+ public:
+  ScriptProgram(const std::string &path, const at::Device &device)
+      : device_(device), module_(torch::jit::load(path, device)) {
+    module_.eval();
+  }
+
+  std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) override {
+    const c10::DeviceGuard guard(device_);
+    // The optimising executor of torch 2.13 specialises on the sizes of the first calls, and its shape
+    // propagation rejects this program once weights are constants; the plain one runs it as written.
+    const torch::jit::GraphOptimizerEnabledGuard as_written(false);
+    const auto outputs = module_.forward({inputs.begin(), inputs.end()}).toTuple();
+    std::vector<at::Tensor> tensors;
+    for (const auto &output : outputs->elements()) tensors.push_back(output.toTensor());
+    return tensors;
+  }
+
+ private:
+  at::Device device_;
+  torch::jit::Module module_;
+};
+
+}  // namespace
+
+std::unique_ptr<Program> load_program(const std::string &path, Kind kind, const at::Device &device) {
+  if (kind == Kind::compiled) return std::make_unique<CompiledProgram>(path, device);
+  return std::make_unique<ScriptProgram>(path, device);
+}
+
+}  // namespace uip

@@ -1,0 +1,104 @@
+// Reads the record that uip/export.py puts into model files: a dictionary of plain values and tensors, as
+// torch.save writes it, at "extra/uip" of the zip archive, whatever the kind of program.
+#include <caffe2/serialize/inline_container.h>
+#include <torch/serialize.h>
+
+#include <stdexcept>
+
+#include "program.h"
+#include "schema.h"
+
+namespace uip {
+namespace {
+
+constexpr const char *record_name = "extra/uip";
+
+using Dictionary = c10::Dict<c10::IValue, c10::IValue>;
+
+std::unique_ptr<caffe2::serialize::PyTorchStreamReader> open_archive(const std::string &path) {
+  try {
+    return std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);
+  } catch (const c10::Error &) {
+    throw std::runtime_error(
+        path +
+        " must be a model file written by 'uip export', but is truncated or of another kind; write or copy it again");
+  }
+}
+
+std::vector<int64_t> integers(const c10::IValue &list) {
+  std::vector<int64_t> values;
+  for (const c10::IValue &value : list.toListRef()) values.push_back(value.toInt());
+  return values;
+}
+
+std::vector<std::string> strings(const c10::IValue &list) {
+  std::vector<std::string> values;
+  for (const c10::IValue &value : list.toListRef()) values.push_back(value.toStringRef());
+  return values;
+}
+
+Tensors tensors(const c10::IValue &dictionary) {
+  Tensors values;
+  for (const auto &entry : dictionary.toGenericDict()) values[entry.key().toStringRef()] = entry.value().toTensor();
+  return values;
+}
+
+Metadata metadata(const Dictionary &record) {
+  Metadata data;
+  data.schema_version = record.at("schema_version").toInt();
+  data.model = record.at("model").toStringRef();
+  data.name = record.at("name").toStringRef();
+  data.torch_version = record.at("torch_version").toStringRef();
+  data.dtype = record.at("dtype").toStringRef();
+  data.device = record.at("device").toStringRef();
+  data.cutoff = record.at("cutoff").toDouble();
+  data.bond_cutoff = record.at("bond_cutoff").toDouble();
+  data.elements = integers(record.at("elements"));
+  data.inputs = strings(record.at("inputs"));
+  data.outputs = strings(record.at("outputs"));
+  data.conservative = record.at("conservative").toBool();
+  data.parallel = record.at("parallel").toBool();
+  data.instructions = record.at("instructions").toStringRef();
+  data.licence = record.at("licence").toStringRef();
+  data.provenance = record.at("provenance").toStringRef();
+  return data;
+}
+
+std::vector<SelfTest> self_tests(const Dictionary &record) {
+  std::vector<SelfTest> tests;
+  for (const c10::IValue &value : record.at("self_tests").toListRef()) {
+    const auto test = value.toGenericDict();
+    tests.push_back({tensors(test.at("inputs")), tensors(test.at("outputs"))});
+  }
+  return tests;
+}
+
+// Looks at nothing but the version: of a newer schema no other entry is known.
+void check_schema(const std::string &path, const Dictionary &record) {
+  const int64_t written = record.at("schema_version").toInt();
+  if (written > schema::version) {
+    throw std::runtime_error(path + " was written with schema " + std::to_string(written) + ", this build reads " +
+                             std::to_string(schema::version) + "; update uip, or run 'uip export' again with this one");
+  }
+}
+
+}  // namespace
+
+Record read_record(const std::string &path) {
+  const auto archive = open_archive(path);
+  if (!archive->hasRecord(record_name)) {
+    throw std::runtime_error(
+        path + " is an archive, but not a model file written by 'uip export'; run 'uip export MODEL -o model.pt2'");
+  }
+  const auto [bytes, size] = archive->getRecord(record_name);
+  const auto *begin = static_cast<const char *>(bytes.get());
+  const Dictionary dictionary = torch::pickle_load(std::vector<char>(begin, begin + size)).toGenericDict();
+  check_schema(path, dictionary);
+  Record record;
+  record.kind = archive->hasRecord("archive_format") ? Kind::compiled : Kind::script;
+  record.metadata = metadata(dictionary);
+  record.self_tests = self_tests(dictionary);
+  return record;
+}
+
+}  // namespace uip

@@ -1,0 +1,234 @@
+"""Writes the files that engines load: a program that gives energies and dE / d edge_vec, without Python.
+
+    model.pt2   compiled by AOTInductor        model.pt   TorchScript, for machines without a compiler's output
+
+Both come from one trace of the model *and* its gradient, so no engine runs autograd; both read and return
+the same tensors, dynamic in every size (a rank may own nothing), and carry a record at "extra/uip" in
+their zip archive: metadata, and a self-test of inputs and right answers that every reader repeats.
+Read by csrc/record.cpp and `uip.program`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import platform
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from uip.checkpoint import parse_device, parse_dtype
+from uip.graph import Graph
+from uip.models.chgnet import CHGNet
+from uip.models.heads import gradient_readout
+from uip.neighbors import build_graph, check_structure
+from uip.nn.basis import RadialBasis
+from uip.parallel import load_library, use_ops
+from uip.program import load_program
+from uip.schema import FIELDS, SCHEMA_VERSION
+
+OUTPUTS = ("node_energy", "edge_grad", "magmoms")
+PORTABLE = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
+"""Code for any x86-64 processor with AVX2. By default the compiler writes for the processor it runs on."""
+
+
+def export_model(
+    model: CHGNet,
+    path: Path | str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    native: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Write `model` as a program to `path`, which ends in .pt2 or .pt and is replaced at once or not at all.
+
+    Name, licence and origin come from `model.card`; `model` is not changed.
+
+    Args:
+        dtype: "float32" or "float64", of the arithmetic and of all real tensors.
+        device: "cpu" or "cuda", where the program will run.
+        native: compile for this machine's processor instead of any x86-64 with AVX2.
+        progress: called with a few words before each step; compiling takes a minute.
+
+    Raises:
+        ValueError: another ending, dtype or device.
+        RuntimeError: no C++ compiler, or the program does not reproduce the model.
+    """
+    path, place, say = Path(path), parse_device(device), progress or (lambda step: None)
+    if path.suffix not in (".pt2", ".pt"):
+        raise ValueError(f"an exported file must be named *.pt2 (compiled) or *.pt (TorchScript), got '{path.name}'")
+    if not path.parent.is_dir():
+        raise ValueError(f"no such folder: {path.parent}")
+    load_library()
+    exact = _exact_form(model)
+    ready = deepcopy(exact).to(device=place, dtype=parse_dtype(dtype))
+    record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
+    say("tracing energy and gradient")
+    program = _trace(ready)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uip-export-") as folder:
+        file = Path(folder) / path.name
+        if path.suffix == ".pt2":
+            say("compiling")
+            _write_compiled(program, _sample(ready), file, record, native=native)
+        else:
+            say("writing TorchScript")
+            _write_script(program, file, record)
+        say("running the self-test")
+        load_program(file)
+        file.replace(path)
+
+
+def _exact_form(model: CHGNet) -> CHGNet:
+    """A float64 copy that evaluates its envelopes exactly, not with the published code's rounding errors."""
+    exact = deepcopy(model).to(device="cpu", dtype=torch.float64).requires_grad_(False).eval()
+    for module in exact.modules():
+        if isinstance(module, RadialBasis):
+            module.published_rounding = False
+    return exact
+
+
+def input_names(model: CHGNet) -> tuple[str, ...]:
+    """What the model reads, in call order: names of `uip.schema`."""
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def _trace(model: CHGNet) -> GraphModule:
+    """Energy and gradient as one graph of tensor operations, the ops of `uip.parallel` among them."""
+    names = input_names(model)
+
+    def program(*tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = dict(zip(names, tensors, strict=True))
+        inputs["edge_vec"] = edge_vec = inputs["edge_vec"].detach().requires_grad_()
+        output = model(**inputs)
+        (edge_grad,) = torch.autograd.grad(output.node_energy.sum(), edge_vec)
+        return tuple(x.detach().contiguous() for x in (output.node_energy, edge_grad, output.magmoms))
+
+    with use_ops():
+        return make_fx(program, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*_sample(model))
+
+
+def _sample(model: CHGNet) -> list[Tensor]:
+    """Inputs to trace with. All sizes differ, ghosts included: equal ones would be taken for one and the same."""
+    graph = _on_model(_cluster(8, model), model)
+    tensors = graph.tensors()
+    tensors["atomic_numbers"] = torch.cat([graph.atomic_numbers, graph.atomic_numbers[:3]])
+    sizes = {FIELDS[name].letter: tensors[name].shape[FIELDS[name].batch_axis] for name in input_names(model)}
+    assert len(set(sizes.values())) == len(sizes) and min(sizes.values()) > 1, sizes
+    return [tensors[name] for name in input_names(model)]
+
+
+def _cluster(num_atoms: int, model: CHGNet) -> Graph:
+    """A few atoms near the points of a cubic grid, with many elements, bonds and angles."""
+    rng = np.random.default_rng(num_atoms)
+    grid = 2.2 * np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)])
+    positions = grid[:num_atoms] + rng.uniform(-0.2, 0.2, (num_atoms, 3))
+    elements = rng.choice(model.elements, num_atoms)
+    return build_graph(check_structure(elements, positions), model.cutoff, model.bond_cutoff)
+
+
+def _on_model(graph: Graph, model: CHGNet) -> Graph:
+    return graph.to(device=model.reference_energy.device, dtype=model.reference_energy.dtype)
+
+
+def _record(exact: CHGNet, ready: CHGNet, *, native: bool, compiled: bool) -> dict[str, Any]:
+    """What the file says of itself; `Metadata` in csrc/model.h, in plain containers."""
+    card = exact.card
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": exact.name,
+        "name": card.name,
+        "torch_version": str(torch.__version__),
+        "dtype": str(ready.reference_energy.dtype).removeprefix("torch."),
+        "device": ready.reference_energy.device.type,
+        "cutoff": float(exact.cutoff),
+        "bond_cutoff": float(exact.bond_cutoff),
+        "elements": list(exact.elements),
+        "inputs": list(input_names(exact)),
+        "outputs": list(OUTPUTS),
+        "conservative": True,
+        # the bias of version 0.2.0 asks whether a structure has an angle anywhere, which one rank cannot know
+        "parallel": not exact.config.output_bias,
+        "instructions": _instructions(native) if compiled else "",
+        "licence": card.licence,
+        "theory": card.theory,
+        "reference": card.reference,
+        "provenance": "; ".join(text for text in (card.theory, card.reference) if text),
+        "self_tests": [_self_test(_cluster(num_atoms, exact), exact, ready) for num_atoms in (8, 5, 1)],
+    }
+
+
+def _instructions(native: bool) -> str:
+    """What the compiled code asks of a processor, in the words of `at::get_cpu_capability`."""
+    portable = not native and platform.machine() == "x86_64"
+    present = torch.backends.cpu.get_cpu_capability()
+    return "AVX2" if portable else present if present.startswith("AVX") else ""
+
+
+def _self_test(graph: Graph, exact: CHGNet, ready: CHGNet) -> dict[str, dict[str, Tensor]]:
+    """Inputs in the program's dtype and what the exact model says of them."""
+    rounded = graph.to(dtype=ready.reference_energy.dtype)
+    answers = gradient_readout(exact, rounded.to(dtype=torch.float64))
+    return {
+        "inputs": {name: rounded.tensors()[name].clone() for name in input_names(exact)},
+        "outputs": {name: getattr(answers, name).clone() for name in OUTPUTS},
+    }
+
+
+def _record_bytes(record: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
+    return buffer.getvalue()
+
+
+def _write_compiled(
+    program: GraphModule, sample: Sequence[Tensor], file: Path, record: dict[str, Any], *, native: bool
+) -> None:
+    dims = {field.letter: torch.export.Dim(field.letter) for field in FIELDS.values()}
+    shapes = [{FIELDS[name].batch_axis: dims[FIELDS[name].letter]} for name in record["inputs"]]
+    options = {} if native or platform.machine() != "x86_64" else PORTABLE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts
+        exported = torch.export.export(program, tuple(sample), dynamic_shapes=tuple(shapes))
+        try:
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(file), inductor_configs=options)
+        except Exception as error:
+            if "compiler" not in str(error).lower():
+                raise
+            raise RuntimeError(
+                f"compiling a .pt2 needs a working C++ compiler, but {_first_line(error)}; "
+                "install g++, or write TorchScript with '-o model.pt'"
+            ) from error
+    with zipfile.ZipFile(file, "a") as archive:
+        root = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{root}/extra/uip", _record_bytes(record))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+# Graphs call overloads and symbolic sizes, TorchScript knows operators by name and plain sizes.
+SCRIPT_NAMES = {"aten::sym_size": torch.ops.aten.size, "aten::sym_numel": torch.ops.aten.numel}
+
+
+def _write_script(program: GraphModule, file: Path, record: dict[str, Any]) -> None:
+    script = deepcopy(program)
+    for node in script.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            packet = node.target.overloadpacket
+            node.target = SCRIPT_NAMES.get(packet._qualified_op_name, packet)
+    script.recompile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; engines still read it
+        torch.jit.script(script).save(str(file), _extra_files={"uip": _record_bytes(record)})

@@ -1,0 +1,94 @@
+"""Reads the files that `uip.export` writes, with libuip's own reader: the checks, the self-test and the numbers
+are those that LAMMPS and OpenMM meet."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uip.graph import Graph, Outputs
+from uip.models.card import Card
+from uip.models.heads import with_forces
+from uip.parallel import load_library
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported potential, ready to be called with a `Graph`."""
+
+    card: Card
+    cutoff: float
+    """A."""
+    bond_cutoff: float | None
+    """A; None: the model has no bonds."""
+    elements: tuple[int, ...]
+    """Atomic numbers that the program knows."""
+    dtype: torch.dtype
+    device: torch.device
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Names of `uip.schema`, in order."""
+    metadata: dict[str, Any]
+    """Everything the file says of itself but the self-test, and `hash`, its sha256."""
+    handle: Any
+    """`torch.classes.uip.Model`."""
+
+    def run(self, graph: Graph) -> dict[str, Tensor]:
+        """What the program returns, by name."""
+        present = graph.tensors()
+        return self.handle.run({name: present[name] for name in self.inputs})
+
+    def __call__(self, graph: Graph) -> Outputs:
+        """Energy, forces, virial, stress and magmoms of a batch, in the program's dtype."""
+        real = graph.to(device=self.device, dtype=self.dtype)
+        outputs = self.run(real)
+        return with_forces(real, outputs["node_energy"], outputs["edge_grad"], outputs.get("magmoms"))
+
+
+def load_program(path: Path | str, *, device_index: int = 0) -> Program:
+    """The program in `path`, after its self-test; `device_index` is the GPU for a file exported for cuda.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, foreign, of a newer schema, for another torch, processor or device, or a failed self-test.
+        RuntimeError: libuip is not built.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    load_library()
+    try:
+        handle = torch.classes.uip.Model(str(path), device_index)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    return _program(handle, _read_record(path), device_index)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        record = torch.load(io.BytesIO(archive.read(f"{root}/extra/uip")), weights_only=True)
+    del record["self_tests"]
+    return record
+
+
+def _program(handle: Any, record: dict[str, Any], device_index: int) -> Program:
+    device = torch.device("cpu") if record["device"] == "cpu" else torch.device(record["device"], device_index)
+    return Program(
+        card=Card(**{key: record[key] for key in ("name", "theory", "licence", "reference")}),
+        cutoff=record["cutoff"],
+        bond_cutoff=record["bond_cutoff"] or None,
+        elements=tuple(record["elements"]),
+        dtype=getattr(torch, record["dtype"]),
+        device=device,
+        inputs=tuple(record["inputs"]),
+        outputs=tuple(record["outputs"]),
+        metadata={**record, "hash": handle.hash()},
+        handle=handle,
+    )
