@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "mpi_comm.h"
+
+#include <ATen/Functions.h>
+
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+namespace {
+
+constexpr int TAG = 0;  // messages between two ranks of one communicator never overtake each other
+
+int64_t total(const std::vector<int>& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+/// One row as an MPI type: counts are rows, so that messages may exceed 2^31 bytes.
+class RowType {
+ public:
+  explicit RowType(const at::Tensor& x) : bytes_(x.element_size()) {
+    for (int64_t axis = 1; axis < x.dim(); ++axis) bytes_ *= x.size(axis);
+    if (bytes_ > INT_MAX) throw std::runtime_error("a row must be shorter than 2 GiB; use fewer channels");
+    MPI_Type_contiguous(static_cast<int>(bytes_), MPI_BYTE, &type_);
+    MPI_Type_commit(&type_);
+  }
+  ~RowType() { MPI_Type_free(&type_); }
+  RowType(const RowType&) = delete;
+  RowType& operator=(const RowType&) = delete;
+
+  MPI_Datatype get() const { return type_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_;
+  MPI_Datatype type_ = MPI_DATATYPE_NULL;
+};
+
+/// Where the rows of each rank begin, in bytes.
+std::vector<int64_t> byte_offsets(const std::vector<int>& counts, int64_t row_bytes) {
+  std::vector<int64_t> offsets(counts.size(), 0);
+  for (size_t p = 1; p < counts.size(); ++p) offsets[p] = offsets[p - 1] + counts[p - 1] * row_bytes;
+  return offsets;
+}
+
+at::Tensor rows_like(const at::Tensor& x, int64_t num_rows) {
+  auto shape = x.sizes().vec();
+  shape[0] = num_rows;
+  return at::empty(shape, x.options());
+}
+
+}  // namespace
+
+MpiComm::MpiComm(MPI_Comm world) {
+  MPI_Comm_dup(world, &comm_);
+  MPI_Comm_rank(comm_, &rank_);
+  MPI_Comm_size(comm_, &num_ranks_);
+  owned_counts_.assign(num_ranks_, 0);
+  const std::vector<int> none(num_ranks_, 0);
+  const auto no_rows = at::empty({0}, at::kLong);
+  ghosts_ = {no_rows, {none, none}};
+  relations_.fill({no_rows, {none, none}});
+  if (const char* drop = std::getenv("UIP_DEBUG_DROP")) dropped_ = drop;
+}
+
+MpiComm::~MpiComm() { MPI_Comm_free(&comm_); }
+
+int MpiComm::rank_on_node() const {
+  MPI_Comm node = MPI_COMM_NULL;
+  MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+  int number = 0;
+  MPI_Comm_rank(node, &number);
+  MPI_Comm_free(&node);
+  return number;
+}
+
+Route MpiComm::route(const std::vector<int>& send) const {
+  Route route{send, std::vector<int>(num_ranks_)};
+  MPI_Alltoall(route.send.data(), 1, MPI_INT, route.receive.data(), 1, MPI_INT, comm_);
+  return route;
+}
+
+at::Tensor MpiComm::exchange(const at::Tensor& rows, const Route& route) {
+  check_rows("exchange", rows.size(0), total(route.send));
+  const auto sent = rows.cpu().contiguous();
+  auto received = rows_like(sent, total(route.receive));
+  const RowType row(sent);
+  const auto from = byte_offsets(route.send, row.bytes());
+  const auto to = byte_offsets(route.receive, row.bytes());
+  const auto* source = static_cast<const char*>(sent.const_data_ptr());
+  auto* target = static_cast<char*>(received.mutable_data_ptr());
+
+  std::vector<MPI_Request> requests;
+  std::vector<int> expected;
+  for (int p = 0; p < num_ranks_; ++p) {
+    if (route.receive[p] == 0 || p == rank_) continue;
+    MPI_Irecv(target + to[p], route.receive[p], row.get(), p, TAG, comm_, &requests.emplace_back());
+    expected.push_back(route.receive[p]);
+  }
+  for (int p = 0; p < num_ranks_; ++p) {
+    if (route.send[p] == 0) continue;
+    if (p == rank_) {
+      std::memcpy(target + to[p], source + from[p], route.send[p] * row.bytes());
+      continue;
+    }
+    MPI_Isend(source + from[p], route.send[p], row.get(), p, TAG, comm_, &requests.emplace_back());
+    bytes_sent_ += route.send[p] * row.bytes();
+  }
+  std::vector<MPI_Status> statuses(requests.size());
+  MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data());
+  for (size_t k = 0; k < expected.size(); ++k) {
+    int count = 0;
+    MPI_Get_count(&statuses[k], row.get(), &count);
+    check_rows("exchange", count, expected[k]);
+  }
+  return received.to(rows.device());
+}
+
+std::string MpiComm::first_text(const std::string& mine) const {
+  const int candidate = mine.empty() ? num_ranks_ : rank_;
+  int first = 0;
+  MPI_Allreduce(&candidate, &first, 1, MPI_INT, MPI_MIN, comm_);
+  if (first == num_ranks_) return "";
+  int length = static_cast<int>(mine.size());
+  MPI_Bcast(&length, 1, MPI_INT, first, comm_);
+  std::string text = mine;
+  text.resize(length);
+  MPI_Bcast(text.data(), length, MPI_CHAR, first, comm_);
+  return text;
+}
+
+std::string MpiComm::text_of_rank_0(const std::string& mine) const { return first_text(rank_ == 0 ? mine : ""); }
+
+void MpiComm::set_rows(int64_t num_owned, const at::Tensor& wanted, const std::vector<int>& counts) {
+  num_owned_ = num_owned;
+  num_ghosts_ = wanted.size(0);
+  const int mine = static_cast<int>(num_owned);
+  MPI_Allgather(&mine, 1, MPI_INT, owned_counts_.data(), 1, MPI_INT, comm_);
+  const Route asking = route(counts);
+  ghosts_ = {exchange(wanted, asking), asking.reversed()};
+}
+
+void MpiComm::set_relation(uip::Relation relation, at::Tensor rows, Route route) {
+  relations_.at(static_cast<size_t>(relation)) = {std::move(rows), std::move(route)};
+}
+
+at::Tensor MpiComm::ghost_gather(const at::Tensor& x, int64_t num_rows) {
+  check_rows("ghost_gather", x.size(0), num_owned_);
+  check_rows("ghost_gather", num_rows, num_owned_ + num_ghosts_);
+  auto received = exchange(x.index_select(0, ghosts_.rows.to(x.device())), ghosts_.route);
+  if (dropped_ == "forward") received.zero_();
+  return at::cat({x, received});
+}
+
+at::Tensor MpiComm::ghost_reduce(const at::Tensor& x, int64_t num_owned) {
+  check_rows("ghost_reduce", num_owned, num_owned_);
+  check_rows("ghost_reduce", x.size(0), num_owned_ + num_ghosts_);
+  auto received = exchange(x.narrow(0, num_owned_, num_ghosts_), ghosts_.route.reversed());
+  if (dropped_ == "reverse") received.zero_();
+  return x.narrow(0, 0, num_owned_).clone().index_add_(0, ghosts_.rows.to(x.device()), received);
+}
+
+at::Tensor MpiComm::reverse_edges(const at::Tensor& x, const at::Tensor& reverse, uip::Relation relation) {
+  const auto& [rows, route] = relations_.at(static_cast<size_t>(relation));
+  check_rows("reverse_edges", x.size(0), reverse.size(0));
+  auto received = exchange(x.index_select(0, rows.to(x.device())), route);
+  if (dropped_ == "edges") received.zero_();
+  return at::cat({x, received}).index_select(0, reverse);
+}
+
+at::Tensor MpiComm::all_gather(const at::Tensor& x, int64_t num_total) {
+  check_rows("all_gather", x.size(0), num_owned_);
+  check_rows("all_gather", num_total, total(owned_counts_));
+  const auto mine = x.cpu().contiguous();
+  auto gathered = rows_like(mine, num_total);
+  const RowType row(mine);
+  std::vector<int> offsets(num_ranks_, 0);
+  std::partial_sum(owned_counts_.begin(), owned_counts_.end() - 1, offsets.begin() + 1);
+  MPI_Allgatherv(mine.const_data_ptr(), static_cast<int>(num_owned_), row.get(), gathered.mutable_data_ptr(),
+                 owned_counts_.data(), offsets.data(), row.get(), comm_);
+  bytes_sent_ += (num_ranks_ - 1) * num_owned_ * row.bytes();
+  return gathered.to(x.device());
+}
+
+at::Tensor MpiComm::reduce_scatter(const at::Tensor& x, int64_t num_owned) {
+  check_rows("reduce_scatter", num_owned, num_owned_);
+  check_rows("reduce_scatter", x.size(0), total(owned_counts_));
+  // each rank gets its rows from all ranks and adds them in rank order: the same sum on every run
+  const Route route{owned_counts_, std::vector<int>(num_ranks_, static_cast<int>(num_owned_))};
+  auto shape = x.sizes().vec();
+  shape[0] = num_owned_;
+  shape.insert(shape.begin(), num_ranks_);
+  return exchange(x, route).view(shape).sum(0);
+}
+
+void MpiComm::check_rows(const char* op, int64_t got, int64_t wanted) const {
+  if (got == wanted) return;
+  throw std::runtime_error(std::string(op) + " on rank " + std::to_string(rank_) + " must have " +
+                           std::to_string(wanted) + " rows, got " + std::to_string(got) +
+                           "; the model file and the plugin disagree on who owns what, export the model again");
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// `uip::Comm` over MPI: rows travel straight from the rank that owns them to the ranks that use them, each
+// row once, whatever LAMMPS' own pattern (brick or tiled) and however many images of an atom there are.
+// The only file that knows MPI. Every function marked "collective" is called by all ranks, or none.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <mpi.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm.h"
+
+/// How many rows go to, and come from, each rank. Rows are ordered by rank, on both sides.
+struct Route {
+  std::vector<int> send, receive;
+
+  Route reversed() const { return {receive, send}; }
+};
+
+class MpiComm final : public uip::Comm {
+ public:
+  /// Duplicates `world`, so that no message meets one of LAMMPS. Collective, and so is the destructor.
+  explicit MpiComm(MPI_Comm world);
+  ~MpiComm() override;
+  MpiComm(const MpiComm&) = delete;
+  MpiComm& operator=(const MpiComm&) = delete;
+
+  int rank() const { return rank_; }
+  int num_ranks() const { return num_ranks_; }
+  /// This rank's number among those of its computer. Collective.
+  int rank_on_node() const;
+  /// Bytes that this rank has sent to others so far.
+  int64_t bytes_sent() const { return bytes_sent_; }
+
+  /// The route of rows of which `send[p]` go to rank p. Collective.
+  Route route(const std::vector<int>& send) const;
+  /// Rows of any type and device along a route; the result holds what the other ranks sent. Collective.
+  at::Tensor exchange(const at::Tensor& rows, const Route& route);
+  /// The text of the first rank that has one, on all ranks; "" if none has. Collective.
+  std::string first_text(const std::string& mine) const;
+  /// The text of rank 0, on all ranks. Collective.
+  std::string text_of_rank_0(const std::string& mine) const;
+
+  /// From now on this rank owns `num_owned` rows, and its ghosts are the rows `wanted` (int64, numbered by their
+  /// owners), of which `counts[p]` belong to rank p. Collective.
+  void set_rows(int64_t num_owned, const at::Tensor& wanted, const std::vector<int>& counts);
+  /// From now on `reverse_edges` sends the rows `rows` of its argument along `route`; what arrives is numbered from
+  /// the number of its own rows on in the argument `reverse`. Local.
+  void set_relation(uip::Relation relation, at::Tensor rows, Route route);
+
+  at::Tensor ghost_gather(const at::Tensor& x, int64_t num_rows) override;
+  at::Tensor ghost_reduce(const at::Tensor& x, int64_t num_owned) override;
+  at::Tensor reverse_edges(const at::Tensor& x, const at::Tensor& reverse, uip::Relation relation) override;
+  at::Tensor all_gather(const at::Tensor& x, int64_t num_total) override;
+  at::Tensor reduce_scatter(const at::Tensor& x, int64_t num_owned) override;
+
+ private:
+  /// Rows to be sent and where to.
+  struct Sending {
+    at::Tensor rows = {};
+    Route route = {};
+  };
+
+  void check_rows(const char* op, int64_t got, int64_t wanted) const;
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int num_ranks_ = 1;
+  int64_t bytes_sent_ = 0;
+  int64_t num_owned_ = 0;
+  int64_t num_ghosts_ = 0;
+  std::vector<int> owned_counts_;
+  Sending ghosts_;
+  std::array<Sending, 2> relations_;
+  std::string dropped_;  // UIP_DEBUG_DROP, which tests use to see what a lost exchange does
+};

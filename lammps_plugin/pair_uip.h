@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// pair_style uip [device auto|cpu|cuda]
+// pair_coeff * * FILE ELEMENT-OR-NULL...        one word per LAMMPS type
+//
+// Runs a file written by `uip export` in LAMMPS. This class holds LAMMPS' verbs; atoms become tensors in
+// atoms_to_graph, messages travel in mpi_comm, programs are read and run by libuip.
+#pragma once
+
+#include <lammps/pair.h>
+
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "atoms_to_graph.h"
+#include "model.h"
+#include "mpi_comm.h"
+
+namespace LAMMPS_NS {
+
+class PairUIP final : public Pair {
+ public:
+  explicit PairUIP(LAMMPS* lmp);
+  ~PairUIP() override;
+
+  void settings(int narg, char** arg) override;
+  void coeff(int narg, char** arg) override;
+  void init_style() override;
+  void init_list(int id, NeighList* list) override;
+  double init_one(int i, int j) override;
+  void compute(int eflag, int vflag) override;
+
+  /// "magmoms": mu_B per atom, 0 for atoms that the model does not see.
+  void* extract_peratom(const char* name, int& num_columns) override;
+  int pack_forward_comm(int n, int* list, double* buffer, int pbc_flag, int* pbc) override;
+  void unpack_forward_comm(int n, int first, double* buffer) override;
+  double memory_usage() override;
+
+  void write_restart(FILE* file) override;
+  void read_restart(FILE* file) override;
+  void write_restart_settings(FILE* file) override;
+  void read_restart_settings(FILE* file) override;
+
+ private:
+  using Tensors = std::map<std::string, at::Tensor>;
+
+  void allocate();
+  void load(const std::string& path, const std::vector<std::string>& elements);
+  std::string read_model(const std::string& path);
+  int choose_gpu() const;
+  void check_model() const;
+  void set_elements(const std::vector<std::string>& elements);
+  void announce() const;
+  double energy_unit() const;
+  void check_masses() const;
+  void check_special_bonds() const;
+
+  void rebuild();
+  Tensors run(const Tensors& inputs);
+  void store(const Tensors& outputs);
+  void add_energies(const at::Tensor& node_energy);
+  void add_forces(const at::Tensor& forces);
+  at::Tensor forces_of_edges(const at::Tensor& edge_grad) const;
+  void add_virial(const at::Tensor& edge_grad);
+  void keep_magmoms(const at::Tensor& magmoms);
+
+  /// Does the work; an exception on this rank stops all ranks.
+  template <typename Work>
+  auto alone(Work work);
+  /// Does the work on all ranks, without messages; if it fails on any, all stop in good order. Collective.
+  template <typename Work>
+  auto together(Work work);
+  std::string report(const std::exception& cause) const;
+
+  MpiComm ranks_;
+  std::unique_ptr<uip::Model> model_;
+  std::unique_ptr<AtomsToGraph> graph_;
+  std::string device_ = "auto";
+  std::string path_, restart_problem_;
+  std::vector<std::string> elements_;    // words of pair_coeff
+  std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL
+  bool plan_is_ready_ = false;
+  double energy_unit_ = 1.0;     // eV in LAMMPS' unit
+  std::vector<Origin> origins_;  // of all atoms, while a plan is made
+  std::vector<double> magmoms_;
+};
+
+}  // namespace LAMMPS_NS
