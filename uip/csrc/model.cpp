@@ -18,20 +18,23 @@
 namespace uip {
 namespace {
 
-// Calls `function`; whatever it throws becomes a std::runtime_error of one line, prefixed by `where`. Messages of
-// libtorch end in stack traces that mean nothing to a user.
+// The sentence that matters in a message of libtorch: TorchScript puts its own trace before, c10 puts one after.
+std::string sentence(const std::string &message) {
+  const std::string cause = "RuntimeError: ";
+  const size_t found = message.rfind(cause);
+  const size_t begin = found == std::string::npos ? 0 : found + cause.size();
+  return message.substr(begin, message.find('\n', begin) - begin);
+}
+
+// Calls `function`; what libtorch throws becomes a std::runtime_error of one line, prefixed by `where`.
 template <typename Function>
 auto in_words(const std::string &where, const Function &function) {
   try {
     return function();
   } catch (const c10::Error &error) {
-    const std::string text = error.what_without_backtrace();
-    throw std::runtime_error(where + text.substr(0, text.find('\n')));
-  } catch (const std::runtime_error &error) {
-    const std::string text = error.what();
-    throw std::runtime_error(where + text.substr(0, text.find("\nException raised from")));
+    throw std::runtime_error(where + sentence(error.what_without_backtrace()));
   } catch (const std::exception &error) {
-    throw std::runtime_error(where + error.what());
+    throw std::runtime_error(where + sentence(error.what()));
   }
 }
 
@@ -46,13 +49,13 @@ std::string running_torch() {
   return std::to_string(version >> 56) + "." + std::to_string(version >> 48 & 0xff);
 }
 
-void check_torch(const std::string &path, const std::string &compiled_for) {
+void check_torch(const std::string &exported_with) {
   if (running_torch() != up_to_minor(TORCH_VERSION)) {
     throw std::runtime_error("libuip was built for torch " TORCH_VERSION ", but torch " + running_torch() +
                              " is loaded; run 'pip install .' again in this environment");
   }
-  if (up_to_minor(compiled_for) != running_torch()) {
-    throw std::runtime_error(path + " was exported with torch " + compiled_for +
+  if (up_to_minor(exported_with) != running_torch()) {
+    throw std::runtime_error("it was exported with torch " + exported_with +
                              ", this build runs torch " TORCH_VERSION "; run 'uip export' again in this environment");
   }
 }
@@ -63,22 +66,22 @@ int capability_rank(const std::string &capability) {
 }
 
 // Code for instructions that the processor lacks would end the process.
-void check_processor(const std::string &path, const std::string &needed) {
+void check_processor(const std::string &needed) {
   const std::string present = at::get_cpu_capability();
   if (needed.empty() || needed == present) return;
   if (capability_rank(present == "DEFAULT" ? "" : present) < capability_rank(needed)) {
-    throw std::runtime_error(path + " was compiled for processors with " + needed + ", this one has " + present +
+    throw std::runtime_error("it was compiled for processors with " + needed + ", this one has " + present +
                              "; run 'uip export' on this machine, or export TorchScript (-o model.pt)");
   }
 }
 
-at::Device find_device(const std::string &path, const std::string &kind, int index) {
+at::Device find_device(const std::string &kind, int index) {
   if (kind == "cpu") return at::Device(at::kCPU);
   const int count = static_cast<int>(torch::cuda::device_count());
   const int wanted = std::max(index, 0);
   if (wanted >= count) {
-    throw std::runtime_error(path + " was exported for cuda and needs GPU " + std::to_string(wanted) +
-                             ", but torch sees " + std::to_string(count) +
+    throw std::runtime_error("it was exported for cuda and needs GPU " + std::to_string(wanted) + ", but torch sees " +
+                             std::to_string(count) +
                              " GPUs; run 'uip export --device cpu', or install a CUDA build of torch");
   }
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(wanted));
@@ -145,34 +148,33 @@ double deviation(Model &model, const SelfTest &test) {
   return worst;
 }
 
-void check_answers(const std::string &path, Model &model, const std::vector<SelfTest> &tests) {
-  if (tests.empty()) throw std::runtime_error(path + " must carry a self-test, but has none; run 'uip export' again");
+void check_answers(Model &model, const std::vector<SelfTest> &tests) {
+  if (tests.empty()) throw std::runtime_error("it must carry a self-test, but has none; run 'uip export' again");
   for (const SelfTest &test : tests) {
     const double worst = deviation(model, test);
     if (worst <= 1.0) continue;
-    throw std::runtime_error(path + " fails its self-test: answers recorded at export are missed by " +
+    throw std::runtime_error("it fails its self-test: the answers recorded at export are missed by " +
                              std::to_string(worst) +
-                             " times the tolerance, so it cannot be trusted here; run 'uip "
-                             "export' again on this machine");
+                             " times the tolerance; run 'uip export' again on this machine, or copy the file again");
   }
 }
 
 std::unique_ptr<Model> load_checked(const std::string &path, int device_index) {
+  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("no such file");
   Record record = read_record(path);
-  check_torch(path, record.metadata.torch_version);
-  check_processor(path, record.metadata.instructions);
-  const at::Device device = find_device(path, record.metadata.device, device_index);
+  check_torch(record.metadata.torch_version);
+  check_processor(record.metadata.instructions);
+  const at::Device device = find_device(record.metadata.device, device_index);
   record.metadata.hash = sha256_of_file(path);
   auto model = std::make_unique<LoadedModel>(path, std::move(record.metadata), record.kind, device);
-  check_answers(path, *model, record.self_tests);
+  check_answers(*model, record.self_tests);
   return model;
 }
 
 }  // namespace
 
 std::unique_ptr<Model> Model::load(const std::string &path, int device_index) {
-  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("no such file: " + path);
-  return in_words("", [&] { return load_checked(path, device_index); });
+  return in_words("cannot load " + path + ": ", [&] { return load_checked(path, device_index); });
 }
 
 }  // namespace uip

@@ -20,9 +20,16 @@ std::unique_ptr<caffe2::serialize::PyTorchStreamReader> open_archive(const std::
     return std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);
   } catch (const c10::Error &) {
     throw std::runtime_error(
-        path +
-        " must be a model file written by 'uip export', but is truncated or of another kind; write or copy it again");
+        "a model file is an archive written by 'uip export', but this one is truncated or of another kind; "
+        "copy or write it again");
   }
+}
+
+c10::IValue entry(const Dictionary &dictionary, const std::string &name) {
+  if (!dictionary.contains(name)) {
+    throw std::runtime_error("its record has no entry '" + name + "'; run 'uip export' again");
+  }
+  return dictionary.at(name);
 }
 
 std::vector<int64_t> integers(const c10::IValue &list) {
@@ -45,39 +52,39 @@ Tensors tensors(const c10::IValue &dictionary) {
 
 Metadata metadata(const Dictionary &record) {
   Metadata data;
-  data.schema_version = record.at("schema_version").toInt();
-  data.model = record.at("model").toStringRef();
-  data.name = record.at("name").toStringRef();
-  data.torch_version = record.at("torch_version").toStringRef();
-  data.dtype = record.at("dtype").toStringRef();
-  data.device = record.at("device").toStringRef();
-  data.cutoff = record.at("cutoff").toDouble();
-  data.bond_cutoff = record.at("bond_cutoff").toDouble();
-  data.elements = integers(record.at("elements"));
-  data.inputs = strings(record.at("inputs"));
-  data.outputs = strings(record.at("outputs"));
-  data.conservative = record.at("conservative").toBool();
-  data.parallel = record.at("parallel").toBool();
-  data.instructions = record.at("instructions").toStringRef();
-  data.licence = record.at("licence").toStringRef();
-  data.provenance = record.at("provenance").toStringRef();
+  data.schema_version = entry(record, "schema_version").toInt();
+  data.model = entry(record, "model").toStringRef();
+  data.name = entry(record, "name").toStringRef();
+  data.torch_version = entry(record, "torch_version").toStringRef();
+  data.dtype = entry(record, "dtype").toStringRef();
+  data.device = entry(record, "device").toStringRef();
+  data.cutoff = entry(record, "cutoff").toDouble();
+  data.bond_cutoff = entry(record, "bond_cutoff").toDouble();
+  data.elements = integers(entry(record, "elements"));
+  data.inputs = strings(entry(record, "inputs"));
+  data.outputs = strings(entry(record, "outputs"));
+  data.conservative = entry(record, "conservative").toBool();
+  data.parallel = entry(record, "parallel").toBool();
+  data.instructions = entry(record, "instructions").toStringRef();
+  data.licence = entry(record, "licence").toStringRef();
+  data.provenance = entry(record, "provenance").toStringRef();
   return data;
 }
 
 std::vector<SelfTest> self_tests(const Dictionary &record) {
   std::vector<SelfTest> tests;
-  for (const c10::IValue &value : record.at("self_tests").toListRef()) {
+  for (const c10::IValue &value : entry(record, "self_tests").toListRef()) {
     const auto test = value.toGenericDict();
-    tests.push_back({tensors(test.at("inputs")), tensors(test.at("outputs"))});
+    tests.push_back({tensors(entry(test, "inputs")), tensors(entry(test, "outputs"))});
   }
   return tests;
 }
 
 // Looks at nothing but the version: of a newer schema no other entry is known.
-void check_schema(const std::string &path, const Dictionary &record) {
-  const int64_t written = record.at("schema_version").toInt();
+void check_schema(const Dictionary &record) {
+  const int64_t written = entry(record, "schema_version").toInt();
   if (written > schema::version) {
-    throw std::runtime_error(path + " was written with schema " + std::to_string(written) + ", this build reads " +
+    throw std::runtime_error("it was written with schema " + std::to_string(written) + ", this build reads " +
                              std::to_string(schema::version) + "; update uip, or run 'uip export' again with this one");
   }
 }
@@ -88,12 +95,12 @@ Record read_record(const std::string &path) {
   const auto archive = open_archive(path);
   if (!archive->hasRecord(record_name)) {
     throw std::runtime_error(
-        path + " is an archive, but not a model file written by 'uip export'; run 'uip export MODEL -o model.pt2'");
+        "it is an archive, but not one written by 'uip export'; run 'uip export MODEL -o model.pt2'");
   }
   const auto [bytes, size] = archive->getRecord(record_name);
   const auto *begin = static_cast<const char *>(bytes.get());
   const Dictionary dictionary = torch::pickle_load(std::vector<char>(begin, begin + size)).toGenericDict();
-  check_schema(path, dictionary);
+  check_schema(dictionary);
   Record record;
   record.kind = archive->hasRecord("archive_format") ? Kind::compiled : Kind::script;
   record.metadata = metadata(dictionary);
