@@ -1,0 +1,53 @@
+# env: .venv with everything; the other targets build on it.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: env demo test slow check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
+	@echo "make demo    the main job on a real crystal"
+	@echo "make test    the fast test suite          make slow   the tests that take minutes"
+	@echo "make check   style, types, import direction, generated files"
+	@echo "make bench   benchmarks against the published codes; prints ratios"
+
+env: .venv/ready
+
+# chgnet without dependencies: its weight files are read, its code is not imported.
+.venv/ready: pyproject.toml CMakeLists.txt $(wildcard uip/csrc/* lammps_plugin/*)
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet torch==2.13.0
+	$(PY) -m pip install --quiet --editable '.[test,dev]'
+	$(PY) -m pip install --quiet --no-deps chgnet==0.4.2
+	touch $@
+
+demo: env
+	$(PY) examples/ase_md/md.py
+
+test: env
+	$(PY) -m pytest -q -m "not slow"
+
+slow: env
+	$(PY) -m pytest -q -m slow
+
+check: env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin examples benchmarks tests/*.py
+	$(PY) -m uip.schema --check
+	$(PY) -m pytest -q tests/test_architecture.py
+
+format: env
+	.venv/bin/ruff check --fix --quiet .
+	.venv/bin/ruff format .
+
+# The peer is installed with all its dependencies, into an environment of its own kind.
+bench: env
+	$(PY) -m pip install --quiet '.[bench]'
+	$(PY) benchmarks/chgnet_vs_reference.py
+
+clean:
+	rm -rf .venv build uip/lib .pytest_cache .mypy_cache .ruff_cache
