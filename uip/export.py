@@ -10,6 +10,7 @@ Read by csrc/record.cpp and `uip.program`.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import platform
@@ -80,10 +81,11 @@ def export_model(
         file = Path(folder) / path.name
         if path.suffix == ".pt2":
             say("compiling")
-            _write_compiled(program, _sample(ready), file, record, native=native)
+            _write_compiled(program, _sample(ready), file, record["inputs"], native=native)
         else:
             say("writing TorchScript")
-            _write_script(program, file, record)
+            _write_script(program, file)
+        seal(file, record)
         say("running the self-test")
         load_program(file)
         file.replace(path)
@@ -124,7 +126,7 @@ def _sample(model: CHGNet) -> list[Tensor]:
     tensors = graph.tensors()
     tensors["atomic_numbers"] = torch.cat([graph.atomic_numbers, graph.atomic_numbers[:3]])
     sizes = {FIELDS[name].letter: tensors[name].shape[FIELDS[name].batch_axis] for name in input_names(model)}
-    assert len(set(sizes.values())) == len(sizes) and min(sizes.values()) > 1, sizes
+    assert len(set(sizes.values())) == len(sizes), sizes
     return [tensors[name] for name in input_names(model)]
 
 
@@ -185,17 +187,11 @@ def _self_test(graph: Graph, exact: CHGNet, ready: CHGNet) -> dict[str, dict[str
     }
 
 
-def _record_bytes(record: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(record, buffer)
-    return buffer.getvalue()
-
-
 def _write_compiled(
-    program: GraphModule, sample: Sequence[Tensor], file: Path, record: dict[str, Any], *, native: bool
+    program: GraphModule, sample: Sequence[Tensor], file: Path, inputs: Sequence[str], *, native: bool
 ) -> None:
     dims = {field.letter: torch.export.Dim(field.letter) for field in FIELDS.values()}
-    shapes = [{FIELDS[name].batch_axis: dims[FIELDS[name].letter]} for name in record["inputs"]]
+    shapes = [{FIELDS[name].batch_axis: dims[FIELDS[name].letter]} for name in inputs]
     options = {} if native or platform.machine() != "x86_64" else PORTABLE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts
@@ -209,9 +205,6 @@ def _write_compiled(
                 f"compiling a .pt2 needs a working C++ compiler, but {_first_line(error)}; "
                 "install g++, or write TorchScript with '-o model.pt'"
             ) from error
-    with zipfile.ZipFile(file, "a") as archive:
-        root = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{root}/extra/uip", _record_bytes(record))
 
 
 def _first_line(error: Exception) -> str:
@@ -222,7 +215,7 @@ def _first_line(error: Exception) -> str:
 SCRIPT_NAMES = {"aten::sym_size": torch.ops.aten.size, "aten::sym_numel": torch.ops.aten.numel}
 
 
-def _write_script(program: GraphModule, file: Path, record: dict[str, Any]) -> None:
+def _write_script(program: GraphModule, file: Path) -> None:
     script = deepcopy(program)
     for node in script.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
@@ -231,4 +224,17 @@ def _write_script(program: GraphModule, file: Path, record: dict[str, Any]) -> N
     script.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; engines still read it
-        torch.jit.script(script).save(str(file), _extra_files={"uip": _record_bytes(record)})
+        torch.jit.script(script).save(str(file))
+
+
+def seal(file: Path, record: dict[str, Any]) -> None:
+    """Append the record to the archive, and a sha256 of all it holds: torch reads archives without checking them."""
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
+    with zipfile.ZipFile(file, "a") as archive:
+        root = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{root}/extra/uip", buffer.getvalue())
+        total = hashlib.sha256()
+        for name in sorted(archive.namelist()):
+            total.update(name.removeprefix(f"{root}/").encode() + archive.read(name))
+        archive.writestr(f"{root}/extra/uip_sha256", total.hexdigest())

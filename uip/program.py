@@ -56,7 +56,7 @@ def load_program(path: Path | str, *, device_index: int = 0) -> Program:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, foreign, of a newer schema, for another torch, processor or device, or a failed self-test.
+        ValueError: damaged, foreign, of a newer schema, for another torch, processor or device, or a failed self-test.
         RuntimeError: libuip is not built.
     """
     path = Path(path)

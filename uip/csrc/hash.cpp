@@ -1,12 +1,9 @@
 #include "hash.h"
 
-#include <array>
 #include <bit>
-#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <stdexcept>
-#include <vector>
 
 namespace uip {
 namespace {
@@ -27,10 +24,10 @@ constexpr std::array<uint32_t, 64> constants = {
 using State = std::array<uint32_t, 8>;
 
 // Section 6.2.2: mixes one block into the state.
-void mix(State &state, const unsigned char *block) {
+void mix(State &state, const char *block) {
   std::array<uint32_t, 64> w{};
   for (size_t t = 0; t < 16; ++t) {
-    for (size_t byte = 0; byte < 4; ++byte) w[t] = w[t] << 8 | block[4 * t + byte];
+    for (size_t byte = 0; byte < 4; ++byte) w[t] = w[t] << 8 | static_cast<unsigned char>(block[4 * t + byte]);
   }
   for (size_t t = 16; t < 64; ++t) {
     const uint32_t small0 = std::rotr(w[t - 15], 7) ^ std::rotr(w[t - 15], 18) ^ (w[t - 15] >> 3);
@@ -49,37 +46,42 @@ void mix(State &state, const unsigned char *block) {
   for (size_t k = 0; k < state.size(); ++k) state[k] += mixed[k];
 }
 
-// Section 5.1.1: a one bit, zeros, and the length in bits fill the last block or two.
-std::vector<unsigned char> last_blocks(const std::vector<unsigned char> &rest, uint64_t num_bytes) {
-  std::vector<unsigned char> blocks = rest;
-  blocks.push_back(0x80);
-  while (blocks.size() % block_size != block_size - 8) blocks.push_back(0);
-  for (int shift = 56; shift >= 0; shift -= 8) blocks.push_back(static_cast<unsigned char>(num_bytes * 8 >> shift));
-  return blocks;
-}
-
 }  // namespace
 
-std::string sha256_of_file(const std::string &path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path + "; check its permissions");
-  State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  std::vector<unsigned char> block(block_size);
-  uint64_t num_bytes = 0;
-  while (file.read(reinterpret_cast<char *>(block.data()), block_size)) {
-    mix(state, block.data());
-    num_bytes += block_size;
-  }
-  block.resize(static_cast<size_t>(file.gcount()));
-  const auto rest = last_blocks(block, num_bytes + block.size());
-  for (size_t start = 0; start < rest.size(); start += block_size) mix(state, rest.data() + start);
+void Sha256::add(std::string_view bytes) {
+  num_bytes_ += bytes.size();
+  rest_.append(bytes);
+  size_t start = 0;
+  for (; rest_.size() - start >= block_size; start += block_size) mix(state_, rest_.data() + start);
+  rest_.erase(0, start);
+}
+
+std::string Sha256::digits() {
+  // section 5.1.1: a one bit, zeros, and the length in bits complete the last block
+  const uint64_t num_bits = num_bytes_ * 8;
+  std::string padding(1, '\x80');
+  padding.resize(1 + (2 * block_size - 9 - rest_.size()) % block_size, '\0');
+  for (int shift = 56; shift >= 0; shift -= 8) padding.push_back(static_cast<char>(num_bits >> shift));
+  add(padding);
   std::string digits;
-  for (const uint32_t word : state) {
+  for (const uint32_t word : state_) {
     std::array<char, 9> text{};
     std::snprintf(text.data(), text.size(), "%08x", word);
     digits += text.data();
   }
   return digits;
+}
+
+std::string sha256_of_file(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path + "; check its permissions");
+  Sha256 hash;
+  std::vector<char> piece(1 << 16);
+  while (file) {
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    hash.add({piece.data(), static_cast<size_t>(file.gcount())});
+  }
+  return hash.digits();
 }
 
 }  // namespace uip

@@ -1,10 +1,13 @@
 // Reads the record that uip/export.py puts into model files: a dictionary of plain values and tensors, as
-// torch.save writes it, at "extra/uip" of the zip archive, whatever the kind of program.
+// torch.save writes it, at "extra/uip" of the zip archive, whatever the kind of program. "extra/uip_sha256"
+// seals the rest of the archive: torch reads archives without looking at their checksums.
 #include <caffe2/serialize/inline_container.h>
 #include <torch/serialize.h>
 
+#include <algorithm>
 #include <stdexcept>
 
+#include "hash.h"
 #include "program.h"
 #include "schema.h"
 
@@ -12,16 +15,39 @@ namespace uip {
 namespace {
 
 constexpr const char *record_name = "extra/uip";
+constexpr const char *seal_name = "extra/uip_sha256";
+
+using Archive = caffe2::serialize::PyTorchStreamReader;
 
 using Dictionary = c10::Dict<c10::IValue, c10::IValue>;
 
-std::unique_ptr<caffe2::serialize::PyTorchStreamReader> open_archive(const std::string &path) {
+std::unique_ptr<Archive> open_archive(const std::string &path) {
   try {
-    return std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);
+    return std::make_unique<Archive>(path);
   } catch (const c10::Error &) {
     throw std::runtime_error(
         "a model file is an archive written by 'uip export', but this one is truncated or of another kind; "
         "copy or write it again");
+  }
+}
+
+std::string content(Archive &archive, const std::string &name) {
+  const auto [bytes, size] = archive.getRecord(name);
+  return {static_cast<const char *>(bytes.get()), size};
+}
+
+// Names and contents of all entries, in the order of names, must hash to what the export wrote.
+void check_seal(Archive &archive) {
+  std::vector<std::string> names = archive.getAllRecords();
+  std::sort(names.begin(), names.end());
+  Sha256 hash;
+  for (const std::string &name : names) {
+    if (name == seal_name) continue;
+    hash.add(name);
+    hash.add(content(archive, name));
+  }
+  if (hash.digits() != content(archive, seal_name)) {
+    throw std::runtime_error("it is damaged: its content is not what 'uip export' wrote; copy or write it again");
   }
 }
 
@@ -93,13 +119,13 @@ void check_schema(const Dictionary &record) {
 
 Record read_record(const std::string &path) {
   const auto archive = open_archive(path);
-  if (!archive->hasRecord(record_name)) {
+  if (!archive->hasRecord(record_name) || !archive->hasRecord(seal_name)) {
     throw std::runtime_error(
         "it is an archive, but not one written by 'uip export'; run 'uip export MODEL -o model.pt2'");
   }
-  const auto [bytes, size] = archive->getRecord(record_name);
-  const auto *begin = static_cast<const char *>(bytes.get());
-  const Dictionary dictionary = torch::pickle_load(std::vector<char>(begin, begin + size)).toGenericDict();
+  check_seal(*archive);
+  const std::string bytes = content(*archive, record_name);
+  const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
   check_schema(dictionary);
   Record record;
   record.kind = archive->hasRecord("archive_format") ? Kind::compiled : Kind::script;
