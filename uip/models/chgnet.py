@@ -76,10 +76,11 @@ class AtomUpdate(nn.Module):
         """What edges that never changed add to the first layer, bias included: (E, num_radial) to (E, 2C)."""
         return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
 
-    def forward(self, v: Tensor, rows_like: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
-        """`v` (N, C); `edge` (E, 2C): all that edges add to the first layer; `weight` (E, C): w_ij."""
+    def forward(self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
+        """`v` (N, C); `rows` (R, C): `v` and its ghosts; `edge` (E, 2C): all that edges add to the first layer;
+        `weight` (E, C): w_ij."""
         centre = self.message.project(v, 0)
-        neighbor = self.message.project(ghost_gather(v, rows_like), 2)
+        neighbor = self.message.project(rows, 2)
         total = edge + centre.index_select(0, edge_index[0]) + neighbor.index_select(0, edge_index[1])
         message = self.message(total) * weight
         return v + self.output(torch.zeros_like(v).index_add(0, edge_index[0], message))
@@ -210,7 +211,8 @@ class CHGNet(nn.Module):
         cosine = (direction.index_select(0, angle_index[0]) * direction.index_select(0, angle_index[1])).sum(1)
 
         # v atoms, e bonds, t angles; e of an edge that is no bond stays W radial for ever
-        v = self.atom_embedding(species)
+        rows = self.atom_embedding(atomic_numbers - 1)
+        v = rows[: species.shape[0]]
         e = start = self.edge_embedding(radial.index_select(0, bond_index))
         t = self.angle_embedding(self.angle_basis(cosine))
         magmoms = v.new_zeros(v.shape[0])
@@ -219,6 +221,7 @@ class CHGNet(nn.Module):
             update = cast(AtomUpdate, self.atom_updates[layer])
             edge = update.edge_part(radial, self.edge_embedding.weight)
             if layer > 0:
+                rows = ghost_gather(v, atomic_numbers)
                 e = self.bond_updates[layer - 1](e, t, v, bond_weight, bond_centre, angle_index, reverse_bond)
                 edge = edge.index_add(0, bond_index, update.message.project(e - start, 1))
                 if self.config.output_bias:
@@ -228,7 +231,7 @@ class CHGNet(nn.Module):
                 t = self.angle_updates[layer - 1](e, t, v, bond_centre, angle_index)
             if layer == last:
                 magmoms = self.magmom(v).squeeze(1).abs()
-            v = update(v, atomic_numbers, edge, weight, edge_index)
+            v = update(v, rows, edge, weight, edge_index)
         node_energy = self.readout(self.readout_norm(v)).squeeze(1)
         return Output(node_energy + self.reference_energy.index_select(0, species), magmoms)
 
