@@ -39,26 +39,30 @@ def gradient_readout(model: CHGNet, graph: Graph, *, forces: bool = True, traini
             graph.reverse_bond,
             graph.angle_index,
         )
-        energy = total_energy(output.node_energy, graph)
         if not forces:
+            energy = total_energy(output.node_energy, graph)
             return Outputs(energy=energy, node_energy=output.node_energy, magmoms=output.magmoms)
         (edge_grad,) = torch.autograd.grad(
             output.node_energy.sum(), edge_vec, create_graph=training, materialize_grads=True
         )
-        strain = strain_gradient(
-            graph.edge_vec, edge_grad, graph.graph_index.index_select(0, graph.edge_index[0]), graph.num_graphs
-        )
-        volume = graph.volume.view(-1, 1, 1)
-        outputs = Outputs(
-            energy=energy,
-            node_energy=output.node_energy,
-            edge_grad=edge_grad,
-            forces=forces_from_edge_grad(edge_grad, graph.edge_index, graph.num_atoms),
-            virial=-strain,
-            stress=strain / torch.where(volume > 1e-9, volume, torch.nan),
-            magmoms=output.magmoms,
-        )
+        outputs = with_forces(graph, output.node_energy, edge_grad, output.magmoms)
     return outputs if training else detached(outputs)
+
+
+def with_forces(graph: Graph, node_energy: Tensor, edge_grad: Tensor, magmoms: Tensor | None) -> Outputs:
+    """All outputs of a batch from what a model or an exported program gives: (N,), (E, 3) and (N,)."""
+    edge_graph = graph.graph_index.index_select(0, graph.edge_index[0])
+    strain = strain_gradient(graph.edge_vec, edge_grad, edge_graph, graph.num_graphs)
+    volume = graph.volume.view(-1, 1, 1)
+    return Outputs(
+        energy=total_energy(node_energy, graph),
+        node_energy=node_energy,
+        edge_grad=edge_grad,
+        forces=forces_from_edge_grad(edge_grad, graph.edge_index, graph.num_atoms),
+        virial=-strain,
+        stress=strain / torch.where(volume > 1e-9, volume, torch.nan),
+        magmoms=magmoms,
+    )
 
 
 def detached(outputs: Outputs) -> Outputs:
