@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format bench clean
+.PHONY: env demo test slow check format bench bench-env bench-lammps clean
 .DEFAULT_GOAL := help
 
 help:
@@ -10,7 +10,7 @@ help:
 	@echo "make demo    the main job on a real crystal"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
 	@echo "make check   style, types, import direction, generated files"
-	@echo "make bench   benchmarks against the published codes; prints ratios"
+	@echo "make bench   CHGNet against the published code   make bench-lammps   glue, ranks, bytes; prints ratios"
 
 env: .venv/ready
 
@@ -44,10 +44,15 @@ format: env
 	.venv/bin/ruff check --fix --quiet .
 	.venv/bin/ruff format .
 
-# The peer is installed with all its dependencies, into an environment of its own kind.
-bench: env
-	$(PY) -m pip install --quiet '.[bench]'
+# The peer is needed with all its dependencies here.
+bench-env: env
+	$(PY) -m pip install --quiet chgnet==0.4.2
+
+bench: bench-env
 	$(PY) benchmarks/chgnet_vs_reference.py
+
+bench-lammps: bench-env
+	$(PY) benchmarks/lammps.py
 
 clean:
 	rm -rf .venv build uip/lib .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """CHGNet: uip against chgnet 0.4.2, the published code, interleaved in one process.
 
-    make bench                                           (or: pip install '.[bench]')
+    make bench                                           (or: pip install chgnet==0.4.2)
     python benchmarks/chgnet_vs_reference.py [--threads 2] [--repeats 10]
 
 Energy, forces, stress and magnetic moments of one structure, weights of 0.3.0, float32, eager. "total"
@@ -141,7 +141,7 @@ def main() -> None:
         print(measure_memory(*arguments.memory))
         return
     print(f"torch {torch.__version__}, python {platform.python_version()}, {arguments.threads} threads, float32, eager")
-    print(f"command: python benchmarks/{Path(__file__).name} --threads {arguments.threads} --repeats {arguments.repeats}")
+    print(f"python benchmarks/{Path(__file__).name} --threads {arguments.threads} --repeats {arguments.repeats}")
     head = f"{'ref ms':>9}{'uip ms':>8}{'best':>8}{'median':>9}"
     print(f"{'':10}|{'graph + model':^34}|{'model alone':^34}|{'peak memory above base, MB':^30}")
     print(f"{'':10}|{head}|{head}|{'ref':>9}{'uip':>9}{'ratio':>10}")
