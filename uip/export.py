@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -71,6 +73,8 @@ def export_model(
         raise ValueError(f"an exported file must be named *.pt2 (compiled) or *.pt (TorchScript), got '{path.name}'")
     if not path.parent.is_dir():
         raise ValueError(f"no such folder: {path.parent}")
+    if path.suffix == ".pt2":
+        _check_compiler()
     load_library()
     exact = _exact_form(model)
     ready = deepcopy(exact).to(device=place, dtype=parse_dtype(dtype))
@@ -89,6 +93,15 @@ def export_model(
         say("running the self-test")
         load_program(file)
         file.replace(path)
+
+
+def _check_compiler() -> None:
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise RuntimeError(
+            "writing a .pt2 needs a C++ compiler, but none was found; install g++, or write TorchScript (-o model.pt)"
+        ) from error
 
 
 def _exact_form(model: CHGNet) -> CHGNet:
@@ -196,19 +209,7 @@ def _write_compiled(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts
         exported = torch.export.export(program, tuple(sample), dynamic_shapes=tuple(shapes))
-        try:
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(file), inductor_configs=options)
-        except Exception as error:
-            if "compiler" not in str(error).lower():
-                raise
-            raise RuntimeError(
-                f"compiling a .pt2 needs a working C++ compiler, but {_first_line(error)}; "
-                "install g++, or write TorchScript with '-o model.pt'"
-            ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(file), inductor_configs=options)
 
 
 # Graphs call overloads and symbolic sizes, TorchScript knows operators by name and plain sizes.

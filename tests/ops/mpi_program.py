@@ -1,0 +1,51 @@
+"""Run under mpiexec: `mpi_program.py FILE`: an exported program on these ranks gives the numbers of one rank.
+
+The first rank owns nothing, the second one atom, the others share the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import systems
+import torch
+from mpi4py import MPI
+from ranks import Share
+
+from uip.neighbors import build_graph, check_structure
+from uip.parallel import use_communicator
+from uip.program import load_program
+
+
+def divide(num_atoms: int, num_ranks: int) -> np.ndarray:
+    owner = 2 + np.arange(num_atoms) % (num_ranks - 2)
+    owner[num_atoms // 2] = 1
+    return owner
+
+
+def main() -> None:
+    comm = MPI.COMM_WORLD
+    program = load_program(sys.argv[1])
+    for name in ("si_rattled", "nio", "skewed_cell", "water"):
+        atoms = systems.ALL[name]()
+        structure = check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        graph = build_graph(structure, program.cutoff, program.bond_cutoff)
+        whole = program.run(graph)
+        share = Share(comm, graph, divide(len(atoms), comm.size))
+        with use_communicator(share.communicator):
+            mine = program.handle.run(share.inputs)
+        for output, rows in (("node_energy", share.atoms), ("magmoms", share.atoms), ("edge_grad", share.edges)):
+            difference = (mine[output] - whole[output][rows]).abs()
+            worst = comm.allreduce(float(difference.max()) if difference.numel() else 0.0, op=MPI.MAX)
+            assert worst < 1e-11, f"{name}: {output} differs by {worst}"
+            assert comm.allreduce(len(rows)) == len(whole[output])
+    sys.stdout.write(f"rank {comm.rank} agrees\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
