@@ -26,3 +26,15 @@ def lammps_plugin() -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} must exist, but this installation lacks it; run 'pip install .' again")
     return path
+
+
+def openmm_plugin() -> Path:
+    """The file for `OpenMM::Platform::loadPluginLibrary`.
+
+    Raises:
+        FileNotFoundError: this installation was built without it.
+    """
+    path = LIBRARIES / "openmm" / "libuipopenmm.so"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} must exist, but this installation lacks it; run 'pip install .' again")
+    return path

@@ -1,0 +1,63 @@
+// What a Context runs of a UipForce. OpenMM's CustomCPPForceImpl brings positions to the host and forces back, on
+// any platform; here they become a graph, the program is run, and edge gradients become forces:
+//     F_i += g_e,  F_j -= g_e,  virial -= edge_vec_e (x) g_e       g_e = dE / d edge_vec_e, e = (i -> j)
+#pragma once
+
+#include <openmm/internal/CustomCPPForceImpl.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "neighbors.h"
+#include "uip_force.h"
+
+namespace uip::openmm {
+
+class UipForceImpl final : public OpenMM::CustomCPPForceImpl {
+ public:
+  explicit UipForceImpl(const UipForce &owner);
+
+  void initialize(OpenMM::ContextImpl &context) override;
+  const OpenMM::Force &getOwner() const override { return owner_; }
+  double computeForce(OpenMM::ContextImpl &context, const std::vector<OpenMM::Vec3> &positions,
+                      std::vector<OpenMM::Vec3> &forces) override;
+  void updateParametersInContext(OpenMM::ContextImpl &context);
+
+  const Results &results(OpenMM::ContextImpl &context);
+  const Counters &counters() const { return counters_; }
+
+ private:
+  using Tensors = std::map<std::string, at::Tensor>;
+
+  /// All that the energy depends on; positions of the model's atoms in A.
+  struct State {
+    std::vector<Vector> positions;
+    std::optional<Cell> cell;
+    bool operator==(const State &) const = default;
+  };
+
+  State state_of(OpenMM::ContextImpl &context, const std::vector<OpenMM::Vec3> &positions) const;
+  void evaluate(const State &state);
+  const Graph &find_graph(const State &state);
+  Tensors inputs(const State &state, const Graph &graph) const;
+  Tensors run(const Tensors &inputs);
+  void collect(const Graph &graph, const Tensors &outputs);
+  void add_edge_gradients(const Graph &graph, const at::Tensor &edge_grad);
+  void check_results() const;
+
+  const UipForce &owner_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<NeighborList> neighbors_;
+  int charge_ = 0, spin_ = 1;
+  std::vector<int64_t> atomic_numbers_;
+
+  std::optional<State> evaluated_;  // what results_ and forces_ belong to
+  Results results_;
+  std::vector<Vector> forces_;  // eV/A, of the model's atoms
+  Counters counters_;
+};
+
+}  // namespace uip::openmm

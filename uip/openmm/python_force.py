@@ -1,0 +1,107 @@
+"""The same potential as OpenMM's PythonForce: for machines where the compiled plugin does not fit, and for models
+that are not exported. Slower, and its XML is a pickle: read it from people you trust.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from numpy.typing import NDArray
+from openmm import unit
+
+from uip.neighbors import NeighborList, check_structure
+from uip.predict import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
+from uip.program import load_program
+from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
+
+
+class PythonPotential:
+    """What a PythonForce calls: State to energy (kJ/mol) and forces (N, 3) kJ/mol/nm.
+
+    Pickled with the bytes of its model file, so that XML is complete.
+    """
+
+    def __init__(self, model: Path | str, atomic_numbers: Sequence[int], **settings: Any) -> None:
+        self.name = Path(model).name
+        self.content = Path(model).read_bytes() if Path(model).is_file() else None
+        self.atomic_numbers = np.array(atomic_numbers, dtype=np.int64)
+        self.settings = settings
+        self._load(model)
+
+    def _load(self, model: Path | str) -> None:
+        s = self.settings
+        _check_charge_and_spin(model, s["charge"], s["spin"])
+        self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"])
+        self.evaluator.check_elements(self.atomic_numbers)
+        self.neighbors = NeighborList(self.evaluator.cutoff, self.evaluator.bond_cutoff, skin=s["skin"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("name", "content", "atomic_numbers", "settings")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.content is None:
+            self._load(self.name)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.name
+            path.write_bytes(self.content)
+            self._load(path)
+
+    def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        periodic = self.settings["periodic"]
+        cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if periodic else None
+        charge, spin = self.settings["charge"], self.settings["spin"]
+        structure = check_structure(self.atomic_numbers, positions, cell, periodic, charge=charge, spin=spin)
+        graph = self.neighbors.build(structure)
+        (prediction,) = split(self.evaluator(graph), [graph.num_atoms])
+        forces = np.ascontiguousarray(prediction["forces"] * (EV_TO_KJ_PER_MOL / A_TO_NM))
+        return float(prediction["energy"]) * EV_TO_KJ_PER_MOL, forces
+
+
+def _check_charge_and_spin(model: Path | str, charge: int, spin: int) -> None:
+    inputs = load_program(model).inputs if Path(model).suffix in PROGRAM_SUFFIXES else ()
+    for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
+        if value != neutral and name not in inputs:
+            raise ValueError(f"'{Path(model).name}' reads no total {name}, so `{name}` must be {neutral}, got {value}")
+
+
+def create_python_force(
+    model: Path | str,
+    atomic_numbers: Sequence[int],
+    *,
+    periodic: bool,
+    particles: Sequence[int] | None = None,
+    charge: int = 0,
+    spin: int = 1,
+    device: str | None = None,
+    dtype: str | None = None,
+    skin: float = 0.5,
+    group: int = 0,
+    name: str = "UipPythonForce",
+) -> openmm.PythonForce:
+    """A PythonForce of a potential; arguments as for `create_force`, and
+
+    Args:
+        model: also a published name or a checkpoint, which are evaluated eagerly.
+        device, dtype: as for `uip.Calculator`.
+
+    Raises:
+        ValueError, FileNotFoundError: see `uip.predict.load_evaluator`.
+    """
+    potential = PythonPotential(
+        model, atomic_numbers, periodic=periodic, charge=charge, spin=spin, device=device, dtype=dtype, skin=skin
+    )
+    force = openmm.PythonForce(potential)
+    force.setUsesPeriodicBoundaryConditions(periodic)
+    if particles is not None:
+        force.setParticles([int(k) for k in particles])
+    force.setForceGroup(group)
+    force.setName(name)
+    return force
