@@ -1,6 +1,7 @@
 // Symbols and standard atomic weights (IUPAC 2016; for elements without one, the mass of a long-lived isotope).
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -48,14 +49,14 @@ const Element &element(int64_t atomic_number) {
   return elements[atomic_number - 1];
 }
 
-// The number of single-character edits that make one word the other.
+// The number of single-character edits that make one word the other, upper and lower case being the same.
 size_t edit_distance(const std::string &a, const std::string &b) {
   std::vector<size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
   for (size_t i = 1; i <= a.size(); ++i) {
     size_t diagonal = std::exchange(row[0], i);
     for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] != b[j - 1]);
+      const size_t substituted = diagonal + (std::tolower(a[i - 1]) != std::tolower(b[j - 1]));
       diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, substituted}));
     }
   }
