@@ -108,7 +108,7 @@ void PairUIP::settings(int narg, char **arg) {
 }
 
 void PairUIP::coeff(int narg, char **arg) {
-  if (narg < 3 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0) {
+  if (narg < 3) {
     error->all(FLERR,
                "pair_coeff of pair_style uip must be 'pair_coeff * * FILE' and an element or NULL for each "
                "LAMMPS type");
@@ -219,9 +219,12 @@ void PairUIP::announce() const {
   if (!m.licence.empty()) utils::logmesg(lmp, "  weights: {} ({})\n", m.licence, m.provenance);
   if (!m.conservative) {
     error->warning(FLERR,
-                   "model '{}' is not conservative: its forces are no derivative of its energy, and NVE does "
-                   "not conserve energy",
+                   "model '{}' is not conservative: its forces are no derivative of its energy, NVE does not "
+                   "conserve energy",
                    m.name);
+  }
+  if (!has(m.outputs, schema::edge_grad)) {
+    error->warning(FLERR, "model '{}' predicts forces but no virial: pressures and stresses will be nan", m.name);
   }
 }
 

