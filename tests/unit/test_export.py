@@ -94,7 +94,7 @@ def test_a_rank_may_own_nothing(suffix: str) -> None:
     }
 
 
-@kind
+@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.slow), ".pt"])
 def test_float32(suffix: str) -> None:
     path = exported("random", suffix, "float32")
     assert load_program(path).dtype == torch.float32
