@@ -91,7 +91,7 @@ def export_model(
             _write_script(program, file)
         seal(file, record)
         say("running the self-test")
-        load_program(file)
+        _check_program(file, place)
         file.replace(path)
 
 
@@ -101,6 +101,16 @@ def _check_compiler() -> None:
     except InvalidCxxCompiler as error:
         raise RuntimeError(
             "writing a .pt2 needs a C++ compiler, but none was found; install g++, or write TorchScript (-o model.pt)"
+        ) from error
+
+
+def _check_program(file: Path, place: torch.device) -> None:
+    try:
+        load_program(file, device_index=place.index or 0)
+    except ValueError as error:
+        raise RuntimeError(
+            f"{file.name} was not written, because the program does not reproduce the model: {error}; "
+            "try the other format (.pt2, .pt), and report this model and the version of torch"
         ) from error
 
 

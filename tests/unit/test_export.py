@@ -21,6 +21,7 @@ import torch
 from conftest import SMALL, random_chgnet
 from export_files import exported, source
 
+from uip import export
 from uip.export import export_model, seal
 from uip.graph import Graph, batch
 from uip.models.ancestors import PUBLISHED
@@ -186,6 +187,15 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         RuntimeError, match=r"needs a C\+\+ compiler, but none was found; install g\+\+, or .*-o model\.pt"
     ):
         export_model(source("random"), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a compiler miscompiles; here the program is that of a model with other weights."""
+    wrong = random_chgnet(seed=1)
+    monkeypatch.setattr("uip.export._trace", lambda model, trace=export._trace: trace(wrong))
+    with pytest.raises(RuntimeError, match=r"model\.pt was not written, .* does not reproduce the model.*self-test"):
+        export_model(source("random"), tmp_path / "model.pt", dtype="float64")
     assert not list(tmp_path.iterdir())
 
 
