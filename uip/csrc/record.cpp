@@ -31,9 +31,17 @@ std::unique_ptr<Archive> open_archive(const std::string &path) {
   }
 }
 
+std::runtime_error damaged() {
+  return std::runtime_error("it is damaged: its content is not what 'uip export' wrote; copy or write it again");
+}
+
 std::string content(Archive &archive, const std::string &name) {
-  const auto [bytes, size] = archive.getRecord(name);
-  return {static_cast<const char *>(bytes.get()), size};
+  try {
+    const auto [bytes, size] = archive.getRecord(name);
+    return {static_cast<const char *>(bytes.get()), size};
+  } catch (const c10::Error &) {  // compressed, and no longer decompresses
+    throw damaged();
+  }
 }
 
 // Names and contents of all entries, in the order of names, must hash to what the export wrote.
@@ -46,9 +54,7 @@ void check_seal(Archive &archive) {
     hash.add(name);
     hash.add(content(archive, name));
   }
-  if (hash.digits() != content(archive, seal_name)) {
-    throw std::runtime_error("it is damaged: its content is not what 'uip export' wrote; copy or write it again");
-  }
+  if (hash.digits() != content(archive, seal_name)) throw damaged();
 }
 
 c10::IValue entry(const Dictionary &dictionary, const std::string &name) {
