@@ -84,7 +84,7 @@ write_dump all custom dump.{name} id proc type x y z fx fy fz {more} modify form
 """
 """And after it, with `more` columns."""
 
-COLUMNS = "step pe etotal vol lx ly lz xy xz yz".split() + [f"virial{k}" for k in range(6)]
+COLUMNS = ["step", "pe", "etotal", "vol", "lx", "ly", "lz", "xy", "xz", "yz"] + [f"virial{k}" for k in range(6)]
 COLUMNS += ["sum_energy", *(f"sum_stress{k}" for k in range(6)), *(f"sum_centroid{k}" for k in range(9))]
 
 

@@ -167,7 +167,7 @@ class Failing(nn.Module):
         n = graph_index.shape[0]
         energy = torch.zeros(n, dtype=torch.float64)
         gradient = torch.zeros_like(edge_vec)
-        if 0 < n and n <= self.most:
+        if n > 0 and n <= self.most:
             if self.how == "raise":
                 raise RuntimeError("a deliberate failure")
             if self.how == "memory":
