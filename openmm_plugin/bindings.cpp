@@ -24,12 +24,8 @@ long guarded(const Work &work) {
   }
 }
 
-const UipForce *find(const OpenMM::System &system, int index) {
-  return dynamic_cast<const UipForce *>(&system.getForce(index));
-}
-
 const UipForce &force_of(const OpenMM::Context &context, int index) {
-  const UipForce *force = find(context.getSystem(), index);
+  const auto *force = dynamic_cast<const UipForce *>(&context.getSystem().getForce(index));
   if (force == nullptr) throw std::runtime_error("force " + std::to_string(index) + " is no UipForce");
   return *force;
 }
@@ -55,10 +51,8 @@ extern "C" {
 
 const char *uip_openmm_error() { return last_error.c_str(); }
 
-/// 1 if this force of the System is a UipForce, else 0.
-long uip_openmm_is_uip(const OpenMM::System *system, int index) {
-  return guarded([&] { return static_cast<long>(find(*system, index) != nullptr); });
-}
+/// 1 if a force is a UipForce, else 0.
+long uip_openmm_is_uip(const OpenMM::Force *force) { return dynamic_cast<const UipForce *>(force) != nullptr; }
 
 /// Copies up to `capacity` numbers to `values` and returns how many there are; eV, mu_B, seconds.
 long uip_openmm_read(OpenMM::Context *context, int index, const char *name, double *values, long capacity) {

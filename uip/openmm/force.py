@@ -131,7 +131,7 @@ def find_forces(context: openmm.Context) -> list[UipForceView]:
 
 def _find(context: openmm.Context, weight: float) -> Iterator[UipForceView]:
     for index, force in enumerate(context.getSystem().getForces()):
-        if plugin.is_uip(context.getSystem(), index):
+        if plugin.is_uip(force):
             yield UipForceView(context, index, weight)
         elif isinstance(force, openmm.CustomCVForce):
             force.getCollectiveVariableValues(context)  # brings the present state into the inner Context

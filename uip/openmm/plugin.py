@@ -37,7 +37,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, text, numbers = ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)
     library.uip_openmm_error.argtypes, library.uip_openmm_error.restype = [], text
     for name, arguments in {
-        "uip_openmm_is_uip": [pointer, ctypes.c_int],
+        "uip_openmm_is_uip": [pointer],
         "uip_openmm_read": [pointer, ctypes.c_int, text, numbers, ctypes.c_long],
         "uip_openmm_set_charge_and_spin": [pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int],
     }.items():
@@ -52,9 +52,9 @@ def _checked(status: int) -> int:
     return status
 
 
-def is_uip(system: openmm.System, index: int) -> bool:
-    """Whether force number `index` of a System is a UipForce."""
-    return bool(_checked(load_plugin().uip_openmm_is_uip(int(system.this), index)))
+def is_uip(force: openmm.Force) -> bool:
+    """Whether a Force is a UipForce."""
+    return bool(load_plugin().uip_openmm_is_uip(int(force.this)))
 
 
 def read(context: openmm.Context, index: int, name: str) -> NDArray[np.float64]:

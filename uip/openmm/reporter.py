@@ -36,8 +36,8 @@ def not_covered(system: openmm.System) -> list[str]:
     """What adds to the pressure of a System but is no part of `pressure_tensor`."""
     others = [
         force.getName()
-        for index, force in enumerate(system.getForces())
-        if not is_uip(system, index) and not isinstance(force, WITHOUT_ENERGY) and not _holds_uip(force)
+        for force in system.getForces()
+        if not is_uip(force) and not isinstance(force, WITHOUT_ENERGY) and not _holds_uip(force)
     ]
     if system.getNumConstraints():
         others.append(f"{system.getNumConstraints()} constraints")
@@ -45,9 +45,8 @@ def not_covered(system: openmm.System) -> list[str]:
 
 
 def _holds_uip(force: openmm.Force) -> bool:
-    return isinstance(force, openmm.CustomCVForce) and any(
-        "<CollectiveVariable" in line and 'type="UipForce"' in line
-        for line in openmm.XmlSerializer.serialize(force).splitlines()
+    return isinstance(force, openmm.CustomCVForce) and all(
+        is_uip(force.getCollectiveVariable(k)) for k in range(force.getNumCollectiveVariables())
     )
 
 
