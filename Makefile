@@ -7,7 +7,7 @@ PY := .venv/bin/python
 
 help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
-	@echo "make demo    the main job on a real crystal"
+	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
 	@echo "make check   style, types, import direction, generated files"
 	@echo "make bench   CHGNet against the published code   make bench-lammps   glue, ranks, bytes; prints ratios"
@@ -15,7 +15,7 @@ help:
 env: .venv/ready
 
 # chgnet without dependencies: its weight files are read, its code is not imported.
-.venv/ready: pyproject.toml CMakeLists.txt $(wildcard uip/csrc/* lammps_plugin/*)
+.venv/ready: pyproject.toml CMakeLists.txt $(wildcard uip/csrc/* lammps_plugin/* openmm_plugin/*)
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet torch==2.13.0
@@ -24,7 +24,7 @@ env: .venv/ready
 	touch $@
 
 demo: env
-	$(PY) examples/ase_md/md.py
+	$(PY) examples/lammps_oxide/demo.py
 
 test: env
 	$(PY) -m pytest -q -m "not slow"
@@ -36,7 +36,8 @@ check: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin examples benchmarks tests/*.py
+	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests --skip '*.json,*.so'
+	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' | grep -v schema.h)
 	$(PY) -m uip.schema --check
 	$(PY) -m pytest -q tests/test_architecture.py
 
