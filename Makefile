@@ -36,7 +36,7 @@ check: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests --skip '*.json,*.so'
+	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' | grep -v schema.h)
 	$(PY) -m uip.schema --check
 	$(PY) -m pytest -q tests/test_architecture.py
