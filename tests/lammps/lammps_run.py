@@ -63,8 +63,8 @@ def write_data(atoms: Atoms, path: Path, symbols: list[str]) -> None:
     if np.abs(cell - np.diag(np.diag(cell))).max() > 0:
         lines.append(f"{float(cell[1, 0])!r} {float(cell[2, 0])!r} {float(cell[2, 1])!r} xy xz yz")
     lines += ["", "Atoms # atomic", ""]
-    for number, (symbol, (x, y, z)) in enumerate(zip(atoms.get_chemical_symbols(), atoms.positions.tolist()), 1):
-        lines.append(f"{number} {symbols.index(symbol) + 1} {x!r} {y!r} {z!r}")
+    for k, (x, y, z) in enumerate(atoms.positions.tolist()):
+        lines.append(f"{k + 1} {symbols.index(atoms.symbols[k]) + 1} {x!r} {y!r} {z!r}")
     path.write_text("\n".join(lines) + "\n")
 
 

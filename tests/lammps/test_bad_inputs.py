@@ -1,4 +1,4 @@
-"""Bad inputs through real runs on two ranks: each ends, with a code that is not 0 and a message that says what to do."""
+"""Bad inputs through real runs on two ranks: each ends, with a code that is not 0 and a message."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def message_of(
 COMMANDS = {
     "unknown word": (
         START + "pair_style uip model.pt2\n",
-        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda]', the model file belongs into pair_coeff",
+        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda]', the model file belongs into",
     ),
     "unknown device": (START + "pair_style uip device gpu\n", "'device' must be auto, cpu or cuda, got 'gpu'"),
     "no device": (START + "pair_style uip device\n", "'device' must be auto, cpu or cuda, got ''"),

@@ -72,6 +72,20 @@ def test_compiled_and_script_agree(folder: Path) -> None:
     assert np.abs(one.forces - other.forces).max() < 1e-10
 
 
+def test_float32(folder: Path) -> None:
+    """A file in single precision: 5e-5 eV/A from double, on one rank and on three."""
+    deck = "log log.{0}\n" + START + "{1}" + OUTPUT + "run 0\n" + DUMP.format(name="{0}", more="id")
+    results = []
+    for dtype, num_ranks in (("float64", 1), ("float32", 1), ("float32", 3)):
+        name = f"{dtype}{num_ranks}"
+        lammps(folder, deck.format(name, pair(exported("chgnet-0.3.0", ".pt", dtype))), num_ranks)
+        results.append(read_result(folder, name))
+    for single in results[1:]:
+        assert np.abs(single.forces - results[0].forces).max() < 5e-5
+        assert abs(single.thermo["pe"] - results[0].thermo["pe"]) < 5e-5 * len(ATOMS)
+        assert np.abs(single.virial - results[0].virial).max() < 5e-5 * np.abs(results[0].virial).max()
+
+
 def test_restart_continues_the_run(folder: Path) -> None:
     """Pair style, model and elements come out of the restart file; positions continue to 1e-8 A."""
     move = "fix move all nve\ntimestep 0.001\n"
@@ -95,6 +109,7 @@ def test_restart_of_a_hybrid_style(folder: Path) -> None:
     assert printed(before, "ENERGY") == pytest.approx(printed(after, "ENERGY"), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_minimise(folder: Path) -> None:
     """With the published model rattled atoms return to the crystal."""
     file = exported("chgnet-0.3.0", ".pt")
