@@ -20,8 +20,9 @@ LAYERS = (
     ("data", "nn"),
     ("models",),
     ("loss", "optim", "checkpoint"),
-    ("program", "export", "predict"),
-    ("train", "calculator", "evaluation"),
+    ("program", "export", "predict", "log", "ranks", "recipe"),
+    ("setting", "calculator", "evaluation", "torchforce", "openmm"),
+    ("train",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -3,6 +3,7 @@
 A checkpoint is one torch file of tensors and plain containers:
 
     format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
+    training (what a run needs to go on; only in checkpoints of runs)
 
 Writing is atomic: a file is complete or not there.
 """
@@ -10,6 +11,7 @@ Writing is atomic: a file is complete or not there.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,14 @@ FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".tar")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_checkpoint(model: CHGNet, path: Path | str) -> None:
-    """Write architecture, weights and card of `model` to `path`, replacing it at once or not at all."""
+def save_checkpoint(model: CHGNet, path: Path | str, *, training: Mapping[str, Any] | None = None) -> None:
+    """Write architecture, weights and card of `model` to `path`, replacing it at once or not at all.
+
+    Args:
+        training: tensors and plain containers that a run needs to go on, see `read_training`.
+    """
     path = Path(path)
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "model": model.name,
@@ -39,6 +45,8 @@ def save_checkpoint(model: CHGNet, path: Path | str) -> None:
         "state": model.state_dict(),
         "card": asdict(model.card),
     }
+    if training is not None:
+        content["training"] = dict(training)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -48,6 +56,19 @@ def save_checkpoint(model: CHGNet, path: Path | str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_training(path: Path | str) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `training`, with the weights under "state".
+
+    Raises:
+        ValueError: a file that no run wrote, or that is meant for inference alone.
+        FileNotFoundError: no such file.
+    """
+    content = read_tensors(Path(path))
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "training" not in content:
+        raise ValueError(f"{path} must be a checkpoint of a training run to go on from; take the run's last.ckpt")
+    return {**content["training"], "state": content["state"]}
 
 
 def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> CHGNet:

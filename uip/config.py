@@ -18,20 +18,31 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
-    """Build the dataclass `cls` from plain values.
+    """Build the dataclass `cls` from plain values; a table becomes the dataclass that the field's default is made by.
 
     Raises:
         ValueError: unknown key (with a suggestion), or a value of another type than the default's.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    built: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
         if key not in fields:
             raise ValueError(f"unknown key '{path}'{suggestion(key, fields)}")
-        default = fields[key].default
-        expected = (int, float) if isinstance(default, float) else type(default)
+        factory = fields[key].default_factory
+        default = fields[key].default if factory is dataclasses.MISSING else factory()
+        expected: Any = (int, float) if isinstance(default, float) else type(default)
         typed = default is not dataclasses.MISSING and default is not None
+        nested = dataclasses.is_dataclass(default)
+        if nested or isinstance(default, tuple):
+            expected = Mapping if nested else (list, tuple)
         fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
         if typed and not fits:
-            raise ValueError(f"'{path}' must be {type(default).__name__}, got {value!r}")
-    return cls(**values)
+            kind = "a table" if nested else "a list" if isinstance(default, tuple) else type(default).__name__
+            raise ValueError(f"'{path}' must be {kind}, got {value!r}")
+        built[key] = value
+        if nested:
+            built[key] = from_dict(type(default), value, path)
+        elif isinstance(default, tuple):
+            built[key] = tuple(value)
+    return cls(**built)

@@ -1,0 +1,236 @@
+"""Data sets: what comes back from the cache, what is refused and in which words."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import systems
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from uip.data import dataset as datasets
+from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store, random_split
+from uip.data.read import labels_from_atoms, structure_from_atoms
+from uip.data.reference import compositions, energies, fit_reference
+from uip.data.sampler import cut, deal, epoch_order, portions
+from uip.graph import batch
+from uip.recipe import make_recipe, read_recipe
+from uip.train import main, train
+
+SETTINGS = GraphSettings(6.0, 3.0, tuple(range(1, 31)))
+
+
+def test_the_cache_gives_back_what_was_built(tmp_path: Path) -> None:
+    frames = small.frames(4)
+    write(tmp_path / "a.xyz", frames)
+    data = Dataset([open_store(tmp_path / "a.xyz", SETTINGS, tmp_path)])
+    from ase.io import read
+
+    for k, atoms in enumerate(read(tmp_path / "a.xyz", ":")):
+        built = make_sample(structure_from_atoms(atoms), labels_from_atoms(atoms), SETTINGS)
+        for name, value in {**built.graph.tensors(), **vars(built.targets)}.items():
+            again = {**data[k].graph.tensors(), **vars(data[k].targets)}[name]
+            assert again.dtype == value.dtype
+            torch.testing.assert_close(again, value, rtol=0.0, atol=1e-13, equal_nan=True)
+    joined = data.batch([2, 0])
+    assert torch.equal(joined.graph.angle_index, batch([data[2].graph, data[0].graph]).angle_index)
+
+
+def test_the_cache_is_used_again_and_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small.write_frames(tmp_path / "a.xyz", 2)
+    open_store(path, SETTINGS, tmp_path / "cache")
+    built: list[Path] = []
+    original = datasets.write_store
+    monkeypatch.setattr(
+        datasets, "write_store", lambda folder, samples: (built.append(folder), original(folder, samples))
+    )
+    open_store(path, SETTINGS, tmp_path / "cache")
+    assert not built
+    small.write_frames(path, 3)
+    assert len(open_store(path, SETTINGS, tmp_path / "cache")) == 3
+    open_store(path, GraphSettings(5.0, 3.0, SETTINGS.elements), tmp_path / "cache")
+    assert len(built) == 2
+
+
+def test_an_interrupted_build_is_not_taken_for_a_cache(tmp_path: Path) -> None:
+    frames = small.frames(3)
+    frames[2].calc.results["forces"][0, 1] = np.nan
+    write(tmp_path / "a.xyz", frames)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="structure 2"):
+            open_store(tmp_path / "a.xyz", SETTINGS, tmp_path / "cache")
+
+
+def labelled(atoms: Atoms, **labels: object) -> Atoms:
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
+
+
+def without_atoms() -> Atoms:
+    return labelled(Atoms(cell=np.eye(3), pbc=True), energy=1.0)
+
+
+MISTAKES: dict[str, tuple[Callable[[], Atoms], str]] = {
+    "NaN force": (
+        lambda: labelled(systems.water(), forces=np.full((3, 3), np.nan)),
+        r"structure 1: forces must be finite, got nan at \(0, 0\); remove the structure or this label",
+    ),
+    "infinite energy": (
+        lambda: labelled(systems.water(), energy=np.inf),
+        "structure 1: energy must be finite, got",
+    ),
+    "stress without volume": (
+        lambda: labelled(systems.water(), stress=np.zeros(6)),
+        "structure 1: a stress label needs three cell vectors",
+    ),
+    "unknown element": (
+        lambda: labelled(Atoms("Og"), energy=1.0),
+        "structure 1: every element must be known to the model, got Og; raise `num_elements` or drop it",
+    ),
+    "no atoms": (without_atoms, "structure 1: a structure must have at least one atom"),
+    "overlap": (
+        lambda: labelled(Atoms("H2", [[0, 0, 0], [0, 0, 1e-3]]), energy=1.0),
+        "structure 1: atoms must be at least",
+    ),
+    "flat cell": (
+        lambda: labelled(Atoms("H", cell=[1, 1, 0], pbc=True), energy=1.0),
+        "structure 1: .*independent vectors",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", sorted(MISTAKES))
+def test_a_bad_structure_is_named(mistake: str, tmp_path: Path) -> None:
+    make, message = MISTAKES[mistake]
+    write(tmp_path / "bad.xyz", [small.frames(1)[0], make()])
+    with pytest.raises(ValueError, match=message):
+        open_store(tmp_path / "bad.xyz", SETTINGS, tmp_path / "cache")
+
+
+def test_files_without_use(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        open_store(tmp_path / "nowhere.xyz", SETTINGS, tmp_path)
+    write(tmp_path / "bare.xyz", systems.water())
+    with pytest.raises(ValueError, match="must carry labels"):
+        open_store(tmp_path / "bare.xyz", SETTINGS, tmp_path)
+
+
+def test_lonely_atoms_are_welcome(tmp_path: Path) -> None:
+    write(tmp_path / "one.xyz", labelled(systems.lone_atom(), energy=-3.0, forces=np.zeros((1, 3))))
+    sample = Dataset([open_store(tmp_path / "one.xyz", SETTINGS, tmp_path)]).batch([0])
+    assert sample.graph.num_edges == 0
+    assert sample.targets.energy.tolist() == [-3.0]
+
+
+def test_splits() -> None:
+    training, validation = random_split(100, 0.2, seed=1)
+    assert sorted([*training, *validation]) == list(range(100))
+    assert len(validation) == 20
+    assert np.array_equal(validation, random_split(100, 0.2, seed=1)[1])
+    assert not np.array_equal(validation, random_split(100, 0.2, seed=2)[1])
+    assert [len(part) for part in random_split(2, 0.01, seed=0)] == [1, 1]
+    with pytest.raises(ValueError, match=r"must lie between 0 and 1, got 1\.5"):
+        random_split(10, 1.5, seed=0)
+    with pytest.raises(ValueError, match="at least two structures, got 1"):
+        random_split(1, 0.5, seed=0)
+
+
+def test_reference_energies_are_found(tmp_path: Path) -> None:
+    truth = np.zeros(30)
+    truth[[13, 27, 7]] = [-5.4, -5.7, -4.9]
+    counts = np.random.default_rng(0).integers(0, 9, (40, 30)) * (truth != 0)
+    counts[:, 13] += 1
+    energy = counts @ truth
+    energy[3] = np.nan
+    np.testing.assert_allclose(fit_reference(counts.astype(float), energy), truth, atol=1e-9)
+    data = Dataset([open_store(small.write_frames(tmp_path / "a.xyz", 4), SETTINGS, tmp_path)])
+    assert compositions(data, 30).sum(axis=1).tolist() == data.counts("N").tolist()
+    assert np.isfinite(energies(data)).all()
+
+
+def test_every_structure_is_in_an_epoch_once_and_dealt_once() -> None:
+    order = epoch_order(50, seed=3, epoch=1)
+    assert sorted(order) == list(range(50))
+    assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
+    costs = np.random.default_rng(0).lognormal(0.0, 1.0, 50)
+    for chunk in cut(order, 16):
+        hands = deal(costs[chunk], 4)
+        assert sorted(np.concatenate(hands)) == list(range(len(chunk)))
+    loads = [costs[hand].sum() for hand in deal(costs, 4)]
+    assert max(loads) - min(loads) <= costs.max()
+    assert [len(hand) for hand in deal(np.ones(2), 3)] == [1, 1, 0]
+
+
+def test_portions_keep_below_the_limit() -> None:
+    costs = np.array([5.0, 1.0, 1.0, 9.0, 2.0])
+    assert [part.tolist() for part in portions(np.arange(5), costs, 6.0)] == [[0, 1], [2], [3], [4]]
+    assert [part.tolist() for part in portions(np.arange(5), costs, 0.0)] == [[0, 1, 2, 3, 4]]
+    assert portions(np.arange(0), costs, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"trian": "a.xyz"}}, r"unknown key 'data\.trian'; did you mean 'train'"),
+        ({}, r"'data\.train' must name at least one file"),
+        ({"data": {"train": "a", "batch_size": 0}}, r"'data\.batch_size' must be at least 1"),
+        ({"data": {"train": "a", "batch_size": "big"}}, r"'data\.batch_size' must be int, got 'big'"),
+        ({"data": {"train": "a", "reference": "guess"}}, r"'data\.reference' must be 'fit' or 'keep', got 'guess'"),
+        ({"data": {"train": "a"}, "optim": {"learning_rte": 1.0}}, r"unknown key 'optim\.learning_rte'; did you mean"),
+        (
+            {"data": {"train": "a"}, "optim": {"schedule": "cosin"}},
+            r"'optim\.schedule' must be one of cosine",
+        ),
+        ({"data": {"train": "a"}, "optim": {"ema": 1.0}}, r"'optim\.ema' must lie in \[0, 1\["),
+        ({"data": {"train": "a"}, "optim": {"learning_rate": 0.0}}, r"'optim\.learning_rate' must be positive"),
+        ({"data": {"train": "a"}, "run": {"epochs": 0}}, r"'run\.epochs' must be at least 1"),
+        ({"data": {"train": "a"}, "rum": {}}, "unknown key 'rum'; did you mean 'run'"),
+    ],
+)
+def test_recipes_that_cannot_be(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_recipe(values)
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main([str(tmp_path / "no.toml")]) == 1
+    assert "no such file" in capsys.readouterr().err
+    (tmp_path / "bad.toml").write_text("[data\n")
+    with pytest.raises(ValueError, match="must be TOML"):
+        read_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"model": {"architecture": {"chanels": 3}}},
+            r"unknown key 'model\.architecture\.chanels'",
+        ),
+        (
+            {"model": {"move": ["readot.*"]}},
+            r"'model\.move' must name parts of the model, but 'readot",
+        ),
+        ({"model": {"start": "chgnet-9"}}, "unknown model 'chgnet-9'"),
+        ({"data": {"reference_energies": {"Xx": 1.0}}}, r"unknown key 'data\.reference_energies\.Xx'"),
+        ({"run": {"device": "cuda:99"}}, "torch sees"),
+    ],
+)
+def test_runs_that_cannot_start(tables: dict, message: str, tmp_path: Path) -> None:
+    data = small.write_frames(tmp_path / "two.xyz", 2)
+    with pytest.raises(ValueError, match=message):
+        train(small.recipe(tmp_path / "run", data, **tables))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    data = small.write_frames(tmp_path / "two.xyz", 2)
+    with pytest.raises(OSError, match="run"):
+        train(small.recipe(Path(tempfile.gettempdir()) / data / "run", data))

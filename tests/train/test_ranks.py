@@ -1,0 +1,85 @@
+"""Several ranks: the same run as one rank, to rounding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from uip.checkpoint import load_model
+from uip.data.sampler import deal, epoch_batches, imbalance
+from uip.log import read_log
+from uip.train import main
+
+
+def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_two_ranks_are_one_after_twenty_steps(tmp_path: Path) -> None:
+    """Batches of 3 of 7 structures with very different sizes: ranks get different numbers of them, once none."""
+    data = small.write_frames(tmp_path / "seven.xyz", 7)
+    run = {"epochs": 7, "max_jump": 0.0}
+    for name in ("one", "two"):
+        recipe = small.recipe(tmp_path / name, data, data={"batch_size": 3}, run=run)
+        (tmp_path / f"{name}.toml").write_text(small.toml(recipe.values()))
+    assert main([str(tmp_path / "one.toml")]) == 0
+    result = torchrun(2, "-m", "uip.train", str(tmp_path / "two.toml"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("best potential") == 1
+    one, two = (load_model(tmp_path / name / "last.ckpt", dtype="float64").state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
+    assert logs[0][-1]["step"] == 21
+    for line, other in zip(*logs, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert line["forces"] == pytest.approx(other["forces"], rel=1e-6)
+
+
+DISAGREE = """
+import sys
+from uip.ranks import Ranks
+ranks = Ranks.join("cpu")
+try:
+    ranks.check_same("recipe", f"rank {ranks.rank}" if sys.argv[1] == "differ" else "same")
+    print("agreed", flush=True)
+except RuntimeError as error:
+    print(error, flush=True)
+ranks.leave()
+"""
+
+
+def test_ranks_that_disagree_stop(tmp_path: Path) -> None:
+    (tmp_path / "disagree.py").write_text(DISAGREE)
+    assert torchrun(2, str(tmp_path / "disagree.py"), "same").stdout.count("agreed") == 2
+    told = torchrun(2, str(tmp_path / "disagree.py"), "differ").stdout
+    assert told.count("all ranks must have the same recipe, but ranks [1] differ from rank 0") == 2
+
+
+def test_modelled_imbalance_of_many_ranks() -> None:
+    """Costs as uneven as those of real crystals (coefficient of variation 1.17), on 32 ranks."""
+    rng = np.random.default_rng(0)
+    costs = rng.lognormal(0.0, np.sqrt(np.log(1 + 1.17**2)), 20_000)
+    for per_rank, limit in ((4, 0.15), (16, 0.02), (64, 0.02)):
+        batches = epoch_batches(costs, 32 * per_rank, seed=1, epoch=0, num_shares=32)
+        assert sorted(np.concatenate(batches)) == list(range(costs.size))
+        loads = np.array([[costs[batch][hand].sum() for hand in deal(costs[batch], 32)] for batch in batches])
+        assert loads.max(axis=1).sum() / loads.mean(axis=1).sum() - 1.0 <= limit, per_rank
+
+
+def test_batches_follow_from_their_arguments_alone() -> None:
+    costs = np.random.default_rng(0).lognormal(0.0, 1.0, 300)
+    one, two = (epoch_batches(costs, 32, seed=5, epoch=2, num_shares=8) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not np.array_equal(one[0], epoch_batches(costs, 32, seed=5, epoch=3, num_shares=8)[0])
+    plain = epoch_batches(costs, 32, seed=5, epoch=2)
+    assert sorted(len(batch) for batch in plain) == [12, *[32] * 9]
+    assert imbalance(np.array([1.0, 2.0, 3.0]), [np.array([0, 1]), np.array([2])]) == 0.0
+    assert imbalance(np.array([1.0, 2.0, 3.0]), [np.array([0]), np.array([1, 2])]) == pytest.approx(2 / 3)

@@ -1,0 +1,148 @@
+"""Graphs and labels of a data set in one folder: built once, then streamed through memory maps.
+
+    rows.npy             per structure: how many rows each shape letter of `uip.schema` stands for
+    <field>.bin          the rows of all structures, one after the other; structure k is one slice
+    complete             written last: a folder without it is the rest of an interrupted build
+
+Edge vectors are not stored, they follow from positions, cell and shifts. Reals are float64, integers int32.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uip.graph import Graph, edge_vectors
+from uip.schema import FIELDS
+
+CACHE_VERSION = 1
+"""Raised when the layout changes; part of every cache key."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "real": np.dtype(np.float64),
+    "int64": np.dtype(np.int32),
+    "bool": np.dtype(np.bool_),
+}
+STORED = {
+    "graph": (
+        *("atomic_numbers", "positions", "cell", "pbc", "graph_index", "edge_index", "shifts", "reverse_edge"),
+        *("bond_index", "reverse_bond", "angle_index", "charge", "spin"),
+    ),
+    "targets": ("energy", "forces", "stress", "magmoms"),
+}
+LETTERS = ("N", "E", "S", "A", "B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a batch should be predicted as, shapes and units as in `uip.schema`; NaN where there is no label."""
+
+    energy: Tensor
+    forces: Tensor
+    stress: Tensor
+    magmoms: Tensor
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Targets:
+        """A copy on `device` as `dtype`."""
+        return Targets(**{name: value.to(device=device, dtype=dtype) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One structure, or a batch of them: what a model reads and what it should say."""
+
+    graph: Graph
+    targets: Targets
+
+
+def join_targets(targets: Iterable[Targets]) -> Targets:
+    """Targets of a batch, in the order of `uip.graph.batch`."""
+    parts = list(targets)
+    return Targets(
+        **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Targets)}
+    )
+
+
+def _letter(name: str) -> str:
+    return "N" if FIELDS[name].letter == "R" else FIELDS[name].letter  # there are no ghosts here
+
+
+def _tensors(sample: Sample) -> dict[str, Tensor]:
+    values = {**sample.graph.tensors(), **vars(sample.targets)}
+    return {name: values[name] for group in STORED.values() for name in group if name in values}
+
+
+def write_store(folder: Path, samples: Iterable[Sample]) -> None:
+    """Write samples of one structure each to `folder`, which appears complete or not at all."""
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    files: dict[str, Any] = {}
+    rows = []
+    try:
+        for sample in samples:
+            counts = dict.fromkeys(LETTERS, 0)
+            for name, value in _tensors(sample).items():
+                axis = FIELDS[name].batch_axis
+                counts[_letter(name)] = value.shape[axis]
+                array = value.movedim(axis, 0).contiguous().numpy().astype(DTYPES[FIELDS[name].dtype])
+                if name not in files:
+                    files[name] = (building / f"{name}.bin").open("wb")
+                array.tofile(files[name])
+            rows.append([counts[letter] for letter in LETTERS])
+    finally:
+        for file in files.values():
+            file.close()
+    np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(LETTERS)))
+    (building / "complete").touch()
+    shutil.rmtree(folder, ignore_errors=True)
+    building.replace(folder)
+
+
+class Store:
+    """The samples of a folder written by `write_store`; only what is asked for is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: NDArray[np.int64] = np.load(folder / "rows.npy")
+        starts = np.cumsum(self.rows, axis=0) - self.rows
+        self.starts = {letter: starts[:, k] for k, letter in enumerate(LETTERS)}
+        self.counts = {letter: self.rows[:, k] for k, letter in enumerate(LETTERS)}
+        self.arrays = {name: self._open(folder, name) for group in STORED.values() for name in group}
+
+    def _open(self, folder: Path, name: str) -> NDArray[Any] | None:
+        field, path = FIELDS[name], folder / f"{name}.bin"
+        if not path.exists():
+            return None
+        sizes = tuple(int(size) for axis, size in enumerate(field.shape) if axis != field.batch_axis)
+        total = int(self.counts[_letter(name)].sum())
+        if total == 0:
+            return np.empty((0, *sizes), DTYPES[field.dtype])
+        return np.memmap(path, DTYPES[field.dtype], mode="r", shape=(total, *sizes))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, name: str, k: int) -> Tensor | None:
+        """One field of structure k, as in memory."""
+        array = self.arrays[name]
+        if array is None:
+            return None
+        start, count = self.starts[_letter(name)][k], self.counts[_letter(name)][k]
+        field = FIELDS[name]
+        value = np.array(array[start : start + count], dtype=np.int64 if field.dtype == "int64" else array.dtype)
+        return torch.from_numpy(value).movedim(0, field.batch_axis).contiguous()
+
+    def __getitem__(self, k: int) -> Sample:
+        graph = {name: self.read(name, k) for name in STORED["graph"]}
+        targets = {name: self.read(name, k) for name in STORED["targets"]}
+        place = (graph[name] for name in ("positions", "cell", "edge_index", "shifts", "graph_index"))
+        graph["edge_vec"] = edge_vectors(*place)  # type: ignore[arg-type]
+        return Sample(Graph(**graph), Targets(**targets))  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""From files to batches: labelled structures are checked, turned into graphs once, kept in a `Store`,
+split, and joined into batches.
+
+A structure may lack any label; a label that is there must be usable, or the file is refused with the
+number of the structure at fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ase
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uip.data.cache import CACHE_VERSION, Sample, Store, Targets, join_targets, write_store
+from uip.data.read import Labels, labels_from_atoms, read_atoms, structure_from_atoms
+from uip.graph import batch
+from uip.neighbors import Structure, build_graph
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What a model asks of its graphs."""
+
+    cutoff: float
+    bond_cutoff: float | None
+    elements: tuple[int, ...]
+
+
+def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -> Sample:
+    """Graph and targets of one structure, float64.
+
+    Raises:
+        ValueError: an element that the model does not know, or a label that is not finite or misshapen.
+    """
+    unknown = sorted(set(structure.atomic_numbers.tolist()) - set(settings.elements))
+    if unknown:
+        names = ", ".join(chemical_symbols[z] if z < 119 else f"Z = {z}" for z in unknown)
+        raise ValueError(f"every element must be known to the model, got {names}; raise `num_elements` or drop it")
+    check_labels(structure, labels)
+    num_atoms = structure.atomic_numbers.size
+    shapes = {"energy": (1,), "forces": (num_atoms, 3), "stress": (1, 3, 3), "magmoms": (num_atoms,)}
+    targets = {
+        name: torch.from_numpy(np.array(labels[name], dtype=np.float64).reshape(shape))
+        if name in labels
+        else torch.full(shape, torch.nan, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff), Targets(**targets))
+
+
+def check_labels(structure: Structure, labels: Labels) -> None:
+    """Raises ValueError if a label cannot be learned from."""
+    num_atoms = structure.atomic_numbers.size
+    shapes = {"energy": (), "forces": (num_atoms, 3), "stress": (3, 3), "magmoms": (num_atoms,)}
+    for name, value in labels.items():
+        if value.shape != shapes[name]:
+            raise ValueError(f"{name} of {num_atoms} atoms must have shape {shapes[name]}, got {value.shape}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be finite, got {_first_bad(value)}; remove the structure or this label")
+    if "stress" in labels and abs(np.linalg.det(structure.cell)) < 1e-9:
+        raise ValueError("a stress label needs three cell vectors, got a cell without volume; remove the label")
+
+
+def _first_bad(value: NDArray[np.float64]) -> str:
+    place = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
+    return f"{value[place]} at {place}" if place else f"{value}"
+
+
+def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+    """The structures of a file with their labels.
+
+    Raises:
+        ValueError: an unusable structure; the message names the file and the number of the structure.
+    """
+    for number, atoms in enumerate(read_atoms(path)):
+        try:
+            yield atoms, structure_from_atoms(atoms), labels_from_atoms(atoms)
+        except ValueError as error:
+            raise ValueError(f"{path}, structure {number}: {error}") from error
+
+
+def _samples(path: Path, settings: GraphSettings) -> Iterator[Sample]:
+    labelled = 0
+    for number, (_, structure, labels) in enumerate(labelled_structures(path)):
+        try:
+            yield make_sample(structure, labels, settings)
+        except ValueError as error:
+            raise ValueError(f"{path}, structure {number}: {error}") from error
+        labelled += bool(labels)
+    if not labelled:
+        raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
+
+
+class Dataset:
+    """Samples of one or several stores, or a part of them, by number.
+
+    Args:
+        stores: read one after the other.
+        chosen: which of their samples belong to this data set; None: all.
+    """
+
+    def __init__(self, stores: Sequence[Store], chosen: Integers | None = None) -> None:
+        self.stores = list(stores)
+        self.ends = np.cumsum([len(store) for store in self.stores])
+        self.chosen = np.arange(int(self.ends[-1]) if self.stores else 0) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def _locate(self, number: int) -> tuple[Store, int]:
+        k = int(self.chosen[number])
+        store = int(np.searchsorted(self.ends, k, side="right"))
+        return self.stores[store], k - int(self.ends[store]) + len(self.stores[store])
+
+    def __getitem__(self, number: int) -> Sample:
+        store, k = self._locate(number)
+        return store[k]
+
+    def read(self, name: str, number: int) -> Tensor:
+        """One field of one sample, without the rest."""
+        store, k = self._locate(number)
+        value = store.read(name, k)
+        assert value is not None
+        return value
+
+    def subset(self, numbers: Integers) -> Dataset:
+        """The samples under `numbers`."""
+        return Dataset(self.stores, self.chosen[numbers])
+
+    def counts(self, letter: str) -> Integers:
+        """Rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
+        return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
+
+    def batch(self, numbers: Iterable[int]) -> Sample:
+        """The samples under `numbers` as one, float64."""
+        samples = [self[int(number)] for number in numbers]
+        return Sample(batch([s.graph for s in samples]), join_targets(s.targets for s in samples))
+
+
+def open_store(path: Path | str, settings: GraphSettings, cache: Path) -> Store:
+    """The graphs of a file, from the cache if they are there, built and cached if not.
+
+    The cache key covers the content of the file and all that decides its graphs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    folder = cache / _key(path, settings)
+    if not (folder / "complete").exists():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="ase")
+            write_store(folder, _samples(path, settings))
+    return Store(folder)
+
+
+def _key(path: Path, settings: GraphSettings) -> str:
+    text = json.dumps({"version": CACHE_VERSION, **asdict(settings)})
+    total = hashlib.sha256(text.encode())
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return f"{path.stem}-{total.hexdigest()[:16]}"
+
+
+def random_split(num_samples: int, fraction: float, seed: int) -> tuple[Integers, Integers]:
+    """Numbers of the training and of the validation samples, the latter `fraction` of all, at least one of each.
+
+    Raises:
+        ValueError: a fraction outside ]0, 1[, or fewer than two samples.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"`validation_fraction` must lie between 0 and 1, got {fraction}")
+    if num_samples < 2:
+        raise ValueError(f"a split needs at least two structures, got {num_samples}; name a validation file instead")
+    order = np.random.default_rng(seed).permutation(num_samples)
+    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
+    return np.sort(order[count:]), np.sort(order[:count])

@@ -1,0 +1,118 @@
+"""The loss: how far predictions are from labels, in units that make the terms comparable.
+
+    loss = sum_p weight_p * sum penalty(residual_p) / count_p       p: energy, forces, stress, magmoms
+
+Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p`
+is the number of labelled values in the whole step, over all ranks and portions, so that the gradient does
+not depend on how a step is divided. A label that is missing is simply not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from uip.config import suggestion
+from uip.data.cache import Targets
+from uip.graph import Graph, Outputs
+from uip.units import EV_PER_A3_TO_GPA
+
+PROPERTIES = ("energy", "forces", "stress", "magmoms")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights are those of the published CHGNet."""
+
+    energy: float = 1.0
+    forces: float = 1.0
+    stress: float = 0.1
+    magmoms: float = 0.1
+    kind: str = "huber"
+    """"huber", "mae" or "mse"."""
+    delta: float = 0.1
+    """Where Huber turns from square to straight, in the units above."""
+    final: dict[str, float] = field(default_factory=dict)
+    """Weights at the end of the run, for those that change; between start and end they change linearly."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in PENALTIES:
+            raise ValueError(f"'loss.kind' must be one of {', '.join(PENALTIES)}, got {self.kind!r}")
+        if self.kind == "huber" and self.delta <= 0:
+            raise ValueError(f"'loss.delta' must be positive, got {self.delta}")
+        for name in self.final:
+            if name not in PROPERTIES:
+                raise ValueError(f"unknown key 'loss.final.{name}'{suggestion(name, PROPERTIES)}")
+        starts, ends = self.weights(0.0), self.weights(1.0)
+        if min((*starts.values(), *ends.values())) < 0 or not any(starts.values()):
+            raise ValueError(f"loss weights must not be negative, nor all zero, got {starts}")
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Weights by property; `progress` runs from 0 to 1."""
+        start = {name: float(getattr(self, name)) for name in PROPERTIES}
+        return {name: weight + progress * (self.final.get(name, weight) - weight) for name, weight in start.items()}
+
+    @property
+    def needs_forces(self) -> bool:
+        """Whether forces or stress are ever weighted: if not, nothing is differentiated twice."""
+        return any(self.weights(progress)[name] > 0 for progress in (0.0, 1.0) for name in ("forces", "stress"))
+
+
+PENALTIES = ("huber", "mae", "mse")
+
+
+def penalty(residual: Tensor, config: LossConfig) -> Tensor:
+    """Sum over a flat residual, ()."""
+    if config.kind == "mae":
+        return residual.abs().sum()
+    if config.kind == "mse":
+        return residual.square().sum()
+    # d |r| - d^2 / 2 beyond d, r^2 / 2 within
+    return torch.nn.functional.huber_loss(residual, torch.zeros_like(residual), reduction="sum", delta=config.delta)
+
+
+def count_labels(targets: Targets) -> Tensor:
+    """Labelled values of each of `PROPERTIES`, (4,) float64 so that ranks can sum it."""
+    counts = [torch.isfinite(getattr(targets, name)).sum() for name in PROPERTIES]
+    return torch.stack(counts).to(torch.float64)
+
+
+def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Tensor]:
+    """Prediction minus label, flat, in the loss's units, where there is a label; by property."""
+    labelled = torch.isfinite(targets.energy)
+    atoms = graph.atoms_per_graph[labelled]
+    result = {"energy": (outputs.energy[labelled] - targets.energy[labelled]) / atoms}
+    if outputs.forces is not None and outputs.virial is not None:
+        known = torch.isfinite(targets.forces)
+        result["forces"] = outputs.forces[known] - targets.forces[known]
+        # not `outputs.stress`: its NaN for graphs without volume would poison the gradients of the others
+        known = torch.isfinite(targets.stress).flatten(1).all(1)
+        stress = -outputs.virial[known] / graph.volume[known].view(-1, 1, 1)
+        result["stress"] = (stress - targets.stress[known]).flatten() * EV_PER_A3_TO_GPA
+    if outputs.magmoms is not None:
+        known = torch.isfinite(targets.magmoms)
+        result["magmoms"] = outputs.magmoms[known] - targets.magmoms[known]
+    return result
+
+
+def penalties(parts: dict[str, Tensor], config: LossConfig) -> Tensor:
+    """Sums of penalties by property, (4,); a property that was not predicted has none."""
+    none = parts["energy"].new_zeros(())
+    return torch.stack([penalty(parts[name], config) if name in parts else none for name in PROPERTIES])
+
+
+def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
+    """What makes a loss of penalties, (4,) float64: weight_p / count_p, zero where there are no labels.
+
+    `counts`: labels of the whole step, see `count_labels`.
+    """
+    weight = torch.tensor([weights[name] for name in PROPERTIES], dtype=torch.float64)
+    return torch.where(counts > 0, weight / counts.clamp(min=1).cpu(), 0.0)
+
+
+def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
+    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of portions."""
+    sums = [parts[name].detach().abs().sum() if name in parts else torch.zeros(()) for name in PROPERTIES]
+    return torch.stack([value.to(device="cpu", dtype=torch.float64) for value in sums])

@@ -1,0 +1,112 @@
+"""How weights move: AdamW, warm-up and cosine, clipping, and an exponential average of weights.
+
+rate(step) = learning_rate * step / warmup_steps                                   while warming up
+           = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Settings of the optimiser."""
+
+    learning_rate: float = 1e-3
+    reference_batch: int = 0
+    """If set, the learning rate is multiplied by batch_size / reference_batch (FastCHGNet: 3e-4 at 128)."""
+    weight_decay: float = 0.0
+    """Of matrices; biases, norms, frequencies and embeddings do not decay."""
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    """"cosine" or "constant"."""
+    final_fraction: float = 0.005
+    """Of the learning rate, at the end of the cosine."""
+    clip: float = 0.0
+    """Largest norm of a gradient; 0: no limit."""
+    ema: float = 0.0
+    """Decay of the average of weights that is validated and kept as the best model; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"'optim.learning_rate' must be positive, got {self.learning_rate}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"'optim.schedule' must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"'optim.ema' must lie in [0, 1[, got {self.ema}")
+
+
+def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: int) -> float:
+    """The rate of step `step` = 0 .. num_steps - 1."""
+    rate = config.learning_rate * (batch_size / config.reference_batch if config.reference_batch else 1.0)
+    if step < config.warmup_steps:
+        return rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return rate
+    progress = min((step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1), 1.0)
+    return rate * (config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def choose_parameters(model: nn.Module, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+    """Let the parameters move whose names match one of `patterns` (shell style), and fix the others.
+
+    Raises:
+        ValueError: a pattern that matches nothing.
+    """
+    patterns = tuple(patterns)
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise ValueError(f"'model.move' must name parts of the model, but {pattern!r} matches none of: {parts}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def make_optimizer(parameters: list[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW with decay for matrices alone."""
+    matrices = [p for name, p in parameters if p.ndim > 1 and "embedding" not in name]
+    others = [p for name, p in parameters if not (p.ndim > 1 and "embedding" not in name)]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+
+
+class Average:
+    """The exponential average of a model's weights.
+
+    The decay grows from 0.1 to its final value with the number of updates, so that the first weights,
+    which are random, are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take the present weights in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in model.named_parameters():
+            self.weights[name].lerp_(value, 1.0 - decay)
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """From a checkpoint."""
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        weights: Mapping[str, Tensor] = state["weights"]  # type: ignore[assignment]
+        for name, value in weights.items():
+            self.weights[name].copy_(value)

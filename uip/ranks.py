@@ -1,0 +1,81 @@
+"""The processes of a training run: each has the whole model and a part of every step.
+
+Started by torchrun there are several, otherwise one; the same calls serve both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `size`. Every rank calls every function."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine: the GPU to take."""
+
+    @staticmethod
+    def join(device: str) -> Ranks:
+        """The ranks that torchrun started, or one; bytes go through nccl for GPUs, through gloo otherwise."""
+        if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Ranks()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def is_first(self) -> bool:
+        """The rank that writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over ranks, on every rank."""
+        if self.size == 1:
+            return x
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their sums over ranks; a parameter without one counts as zero."""
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.size == 1:
+            return
+        flat = self.sum(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def check_same(self, what: str, text: str) -> None:
+        """Raises RuntimeError, on every rank, if ranks hold different `text`."""
+        if self.size == 1:
+            return
+        texts: list[str | None] = [None] * self.size
+        dist.all_gather_object(texts, text)
+        others = [rank for rank, other in enumerate(texts) if other != texts[0]]
+        if others:
+            raise RuntimeError(
+                f"all ranks must have the same {what}, but ranks {others} differ from rank 0; "
+                "start them with the same files and the same version of uip"
+            )
+
+    def leave(self) -> None:
+        """End of the run."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

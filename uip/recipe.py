@@ -1,0 +1,163 @@
+"""What a run is: one TOML file, read into dataclasses; every default stands here, beside what it means.
+
+[model]  what is trained        [data]  on what        [loss]  towards what (uip/loss.py)
+[optim]  how (uip/optim.py)     [run]   where, how long, with what numbers
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uip.config import from_dict
+from uip.loss import LossConfig
+from uip.optim import OptimConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained."""
+
+    start: str = ""
+    """A published name or a checkpoint to fine-tune; empty: random weights."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Changes to CHGNetConfig: to its defaults, or to what `start` is (there, `readout` alone)."""
+    move: tuple[str, ...] = ("*",)
+    """Which weights move: names of parameters as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
+    name: str = ""
+    """Of the new potential; empty: the name of the run's folder."""
+    theory: str = ""
+    """Level of theory of the labels; travels with the model."""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """On what."""
+
+    train: tuple[str, ...] = ()
+    """Files of labelled structures, relative to the TOML file."""
+    validation: tuple[str, ...] = ()
+    """Files; empty: a part of the training files is set aside."""
+    validation_fraction: float = 0.05
+    split_seed: int = 0
+    cache: str = ""
+    """Folder for graphs; empty: `cache` in the run's folder."""
+    reference: str = "fit"
+    """Energies of elements: "fit" them to the labels (of a fine-tuned model: to what it does not explain yet), or
+    "keep" those of the model."""
+    reference_energies: dict[str, float] = field(default_factory=dict)
+    """Energies of elements that are taken as given, eV: { Si = -5.4 }."""
+    batch_size: int = 16
+    """Structures in a step, over all ranks."""
+    balance_for: int = 1
+    """Ranks for which batches are composed so that each can get a like share; set it to the largest number you will
+    use. The batches follow from this number, not from the ranks that are there."""
+    max_cost: float = 0.0
+    """Atoms + undirected edges + angles that a rank computes at a time; a larger share is cut up and its gradients
+    accumulated. 0: no limit."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("'data.train' must name at least one file, got none")
+        if self.batch_size < 1:
+            raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
+        if not 1 <= self.balance_for <= self.batch_size:
+            raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
+        if self.reference not in ("fit", "keep"):
+            raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where, how long, with what numbers."""
+
+    folder: str = "run"
+    """Relative to the TOML file: checkpoints, log and curves."""
+    epochs: int = 30
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+    hours: float = 0.0
+    """Stop, with a checkpoint, after this time of training; 0: after the last epoch."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints; 0: one an epoch."""
+    threads: int = 0
+    """Of each rank; 0: torch decides."""
+    max_jump: float = 1000.0
+    """A loss larger than its recent average by this factor stops the run; 0: never."""
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"'run.epochs' must be at least 1, got {self.epochs}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def values(self) -> dict[str, Any]:
+        """As plain containers, for checkpoints."""
+        return asdict(self)
+
+
+FREE = {"run.folder", "run.device", "run.hours", "run.checkpoint_steps", "run.threads", "run.tensorboard", "data.cache"}
+"""What does not decide the numbers of a run, and may differ when it resumes."""
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """The run that a TOML file describes; its paths become relative to the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML, an unknown key, or a value that cannot be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be TOML: {error}") from error
+    return make_recipe(values, path.parent)
+
+
+def make_recipe(values: dict[str, Any], folder: Path = Path()) -> Recipe:
+    """A run from plain values; relative paths start at `folder`."""
+    data = dict(values.get("data", {}))
+    for key in ("train", "validation"):
+        files = data.get(key, ())
+        data[key] = [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
+    run = dict(values.get("run", {}))
+    run["folder"] = str(folder / run.get("folder", RunConfig.folder))
+    model = dict(values.get("model", {}))
+    if (folder / str(model.get("start", ""))).is_file():
+        model["start"] = str(folder / model["start"])
+    tables = {**values, "data": from_dict(DataConfig, data, "data"), "run": run, "model": model}
+    return from_dict(Recipe, tables)
+
+
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's numbers, "table.key" -> value; see `FREE`."""
+    flat = {f"{table}.{key}": value for table, settings in values.items() for key, value in settings.items()}
+    return {key: value for key, value in sorted(flat.items()) if key not in FREE}
+
+
+def differences(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
+    """Keys, outside `FREE`, on which a run disagrees with the settings in a checkpoint."""
+    ours, theirs = deciding(recipe.values()), deciding(saved)
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

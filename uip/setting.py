@@ -1,0 +1,149 @@
+"""What a run stands on before its first step: its folder, its device, its data, its model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.io import write
+
+from uip.checkpoint import load_model, parse_device
+from uip.config import from_dict, suggestion
+from uip.data.cache import Sample
+from uip.data.dataset import Dataset, GraphSettings, open_store, random_split
+from uip.data.reference import compositions, energies, fit_reference
+from uip.data.sampler import CostModel, portions
+from uip.models.card import Card
+from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.heads import gradient_readout
+from uip.ranks import Ranks
+from uip.recipe import Recipe, RunConfig
+
+
+def run_device(run: RunConfig) -> torch.device:
+    """The device of this process: of several on one machine, each takes its own GPU."""
+    device = parse_device(run.device)
+    if device.type == "cuda" and device.index is None:
+        return parse_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return device
+
+
+def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
+    """Make the run's folder, and clear what an interrupted write left there.
+
+    Raises:
+        ValueError: the folder holds another run.
+        OSError: it cannot be written.
+    """
+    if ranks.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "last.ckpt").exists() and not resume:
+            raise ValueError(f"{folder} holds a run already; add --resume to go on with it, or name another folder")
+        for rest in folder.glob("*.tmp"):
+            rest.unlink()
+        probe = folder / "probe.tmp"
+        probe.touch()
+        probe.unlink()
+    ranks.wait()
+
+
+def starting_model(recipe: Recipe) -> CHGNet:
+    """The model before the first step, float32 on the CPU: random weights, or those of `model.start`.
+
+    Raises:
+        ValueError: `model.architecture` does not fit the weights.
+    """
+    choice = recipe.model
+    card = Card(
+        name=choice.name or Path(recipe.run.folder).resolve().name, theory=choice.theory, licence=choice.licence
+    )
+    if not choice.start:
+        model = CHGNet(from_dict(CHGNetConfig, choice.architecture, "model.architecture"))
+        model.card = card
+        return model
+    old = load_model(choice.start)
+    # rounding like the published code's is for reproducing published numbers; these weights are about to change
+    config = from_dict(
+        CHGNetConfig, {**asdict(old.config), "published_rounding": False, **choice.architecture}, "model.architecture"
+    )
+    model = CHGNet(config)
+    try:
+        model.load_state_dict(old.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"'model.architecture' must fit the weights of '{choice.start}': {error}") from error
+    model.card = replace(
+        card,
+        licence=choice.licence or old.card.licence,
+        reference="; ".join(text for text in (f"fine-tuned from {old.card.name}", old.card.reference) if text),
+    )
+    return model
+
+
+def open_data(recipe: Recipe, model: CHGNet, ranks: Ranks) -> tuple[Dataset, Dataset]:
+    """Training and validation data; the model receives its energies of elements.
+
+    The first rank builds graphs that are not cached yet, the others wait for it.
+    """
+    data = recipe.data
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.elements)
+    cache = Path(data.cache) if data.cache else Path(recipe.run.folder) / "cache"
+    if ranks.is_first:
+        for path in (*data.train, *data.validation):
+            open_store(path, settings, cache)
+    ranks.wait()
+    training = Dataset([open_store(path, settings, cache) for path in data.train])
+    validation = Dataset([open_store(path, settings, cache) for path in data.validation])
+    if not data.validation:
+        parts = random_split(len(training), data.validation_fraction, data.split_seed)
+        training, validation = training.subset(parts[0]), training.subset(parts[1])
+    set_references(recipe, model, training)
+    return training, validation
+
+
+def set_references(recipe: Recipe, model: CHGNet, training: Dataset) -> None:
+    """Fit or take the energies of elements, see `DataConfig.reference`."""
+    reference = model.reference_energy
+    for symbol, value in recipe.data.reference_energies.items():
+        if atomic_numbers.get(symbol) not in model.elements:
+            known = [name for name, z in atomic_numbers.items() if z in model.elements]
+            raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
+        reference[atomic_numbers[symbol] - 1] = float(value)
+    if recipe.data.reference == "keep" or recipe.data.reference_energies:
+        return
+    energy = energies(training)
+    if recipe.model.start:
+        energy = energy - np.array(_predicted(model, training))
+    change = fit_reference(compositions(training, len(model.elements)), energy)
+    reference += torch.from_numpy(change).to(reference.dtype)
+
+
+def _predicted(model: CHGNet, data: Dataset) -> list[float]:
+    costs, energy = CostModel()(data), []
+    for part in portions(np.arange(len(data)), costs, 20_000.0):
+        graph = data.batch(part).graph.to(dtype=model.reference_energy.dtype)
+        energy += gradient_readout(model, graph, forces=False).energy.tolist()
+    return energy
+
+
+def write_structures(samples: list[Sample], path: Path) -> None:
+    """The structures of batches with their labels, as extxyz: for looking at what went wrong."""
+    frames = []
+    for sample in samples:
+        graph, targets = sample.graph.to(device="cpu"), sample.targets.to(device="cpu")
+        for k in range(graph.num_graphs):
+            mine = graph.graph_index == k
+            atoms = Atoms(
+                graph.atomic_numbers[mine].numpy(),
+                graph.positions[mine].double().numpy(),
+                cell=graph.cell[k].double().numpy(),
+                pbc=graph.pbc[k].numpy(),
+            )
+            atoms.info["label_energy"] = float(targets.energy[k])
+            atoms.arrays["label_forces"] = targets.forces[mine].double().numpy()
+            frames.append(atoms)
+    write(path, frames, format="extxyz")

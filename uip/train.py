@@ -1,0 +1,357 @@
+"""Trains a potential.
+
+    python -m uip.train run.toml                                   # one process
+    python -m uip.train run.toml --resume                          # go on where the last checkpoint stands
+    torchrun --nproc-per-node 4 -m uip.train run.toml              # four, each with a part of every step
+
+`uip/recipe.py` has all settings with their defaults. The run's folder receives
+
+    last.ckpt     everything that the run needs to go on as if it had never stopped
+    best.ckpt     the potential with the lowest validation loss: for `uip eval`, `uip export`, `Calculator`
+    log.jsonl     losses and errors (`uip/log.py`), curves.png: the same, drawn
+
+Read from `train` downward.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import uip
+from uip.checkpoint import parse_dtype, read_training, save_checkpoint
+from uip.data.cache import Sample
+from uip.data.dataset import Dataset
+from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, portions
+from uip.log import Line, Log
+from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
+from uip.models.chgnet import CHGNet
+from uip.models.heads import gradient_readout
+from uip.optim import Average, choose_parameters, learning_rate, make_optimizer
+from uip.ranks import Ranks
+from uip.recipe import Recipe, deciding, differences, read_recipe
+from uip.setting import open_data, prepare_folder, run_device, starting_model, write_structures
+
+SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
+"""From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
+
+VALIDATION_COST = 20_000.0
+"""Atoms + undirected edges + angles validated at a time where the recipe sets no limit: about 0.3 GB in float32."""
+
+
+@dataclass
+class State:
+    """What changes while a run goes on."""
+
+    model: CHGNet
+    parameters: list[tuple[str, nn.Parameter]]
+    optimizer: torch.optim.AdamW
+    average: Average | None
+    epoch: int = 0
+    batch: int = 0
+    """Of the epoch: batches that are done."""
+    step: int = 0
+    best: float = float("inf")
+    """Lowest validation loss so far."""
+    typical: float = 0.0
+    """Recent average of the training loss."""
+    seconds: float = 0.0
+    """Of training, over all sittings."""
+    lines: int = 0
+    """Written to the log."""
+
+
+COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
+
+
+def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> Path:
+    """Run `recipe`; returns the path of the best potential.
+
+    Args:
+        resume: go on from last.ckpt if there is one.
+        say: called with what a reader wants to know: sizes at the start, errors after each epoch.
+
+    Raises:
+        ValueError: a mistake in recipe or data.
+        FloatingPointError: the loss is not finite, or exploded; the structures of that step are saved.
+    """
+    device = run_device(recipe.run)
+    ranks = Ranks.join(device.type)
+    folder = Path(recipe.run.folder)
+    prepare_folder(folder, ranks, resume=resume)
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    torch.manual_seed(recipe.run.seed)
+    model = starting_model(recipe)
+    training, validation = open_data(recipe, model, ranks)
+    state = start(recipe, model.to(device=device, dtype=parse_dtype(recipe.run.dtype)))
+    if resume and (folder / "last.ckpt").exists():
+        go_on(state, recipe, folder / "last.ckpt")
+    ranks.check_same("recipe and data", repr((deciding(recipe.values()), len(training), len(validation))))
+    say(
+        f"{len(training)} structures to learn, {len(validation)} to validate, "
+        f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
+    )
+    log = Log(folder, keep=state.lines, tensorboard=recipe.run.tensorboard) if ranks.is_first else None
+    try:
+        run_epochs(recipe, state, training, validation, ranks, log, say)
+    finally:
+        if log is not None:
+            log.close()
+        ranks.leave()
+    return folder / "best.ckpt"
+
+
+def run_epochs(
+    recipe: Recipe,
+    state: State,
+    training: Dataset,
+    validation: Dataset,
+    ranks: Ranks,
+    log: Log | None,
+    say: Callable[[str], None],
+) -> None:
+    """All epochs that are left, or as many as `run.hours` has room for."""
+    costs, checks = CostModel()(training), CostModel()(validation)
+    size, run = recipe.data.batch_size, recipe.run
+    num_steps = run.epochs * len(epoch_batches(costs, size, run.seed, 0, recipe.data.balance_for))
+    began = time.monotonic() - state.seconds
+    for epoch in range(state.epoch, run.epochs):
+        state.epoch = epoch
+        batches = epoch_batches(costs, size, run.seed, epoch, recipe.data.balance_for)
+        for batch in batches[state.batch :]:
+            progress = min(state.step / max(num_steps - 1, 1), 1.0)
+            rate = learning_rate(recipe.optim, state.step, num_steps, size)
+            mine = batch[deal(costs[batch], ranks.size)[ranks.rank]]
+            parts = portions(mine, costs, recipe.data.max_cost)
+            line = gradient_step(recipe, state, training, parts, rate, progress, ranks)
+            state.step, state.batch = state.step + 1, state.batch + 1
+            state.seconds = time.monotonic() - began
+            note(log, state, {"kind": "train", **line, "rate": rate})
+            late = out_of_time(recipe, state, ranks)
+            if late or (run.checkpoint_steps and state.step % run.checkpoint_steps == 0):
+                save_last(recipe, state, ranks)
+            if late:
+                say(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
+                break
+        found = validate(recipe, state, validation, checks, ranks)
+        finish_epoch(recipe, state, found, ranks, log, whole=state.batch == len(batches))
+        say(f"epoch {epoch + 1}/{run.epochs}: " + describe(found))
+        if state.batch:
+            return
+
+
+def gradient_step(
+    recipe: Recipe,
+    state: State,
+    data: Dataset,
+    parts: list[Integers],
+    rate: float,
+    progress: float,
+    ranks: Ranks,
+) -> Line:
+    """One step of the optimiser on this rank's `parts` of the batch; what the log says of it."""
+    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
+    samples = [on_device(data.batch(part), device, real) for part in parts]
+    none = torch.zeros(len(PROPERTIES), dtype=torch.float64)
+    counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
+    scale = scales(recipe.loss.weights(progress), counts).to(device=device, dtype=real)
+    state.optimizer.zero_grad(set_to_none=True)
+    summary = torch.zeros(1 + len(PROPERTIES), dtype=torch.float64)
+    for sample in samples:
+        outputs = gradient_readout(state.model, sample.graph, forces=recipe.loss.needs_forces, training=True)
+        errors = residuals(outputs, sample.targets, sample.graph)
+        value = (scale * penalties(errors, recipe.loss)).sum()
+        value.backward()
+        summary += torch.cat([value.detach().double().cpu().view(1), absolute_errors(errors)])
+    moving = [parameter for _, parameter in state.parameters]
+    ranks.sum_gradients(moving)
+    summary = ranks.sum(summary)
+    norm = float(nn.utils.clip_grad_norm_(moving, recipe.optim.clip or float("inf")))
+    check_step(recipe, state, float(summary[0]), norm, samples, ranks)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update(state.model)
+    return {"loss": float(summary[0]), **mean_errors(summary[1:], counts), "gradient": norm}
+
+
+def on_device(sample: Sample, device: torch.device, real: torch.dtype) -> Sample:
+    """The sample where and how the model computes."""
+    return Sample(sample.graph.to(device=device, dtype=real), sample.targets.to(device=device, dtype=real))
+
+
+def mean_errors(sums: Tensor, counts: Tensor) -> Line:
+    """MAE by property, None where there are no labels."""
+    return {
+        name: float(sums[k] / counts[k]) * SCALES[name] if counts[k] > 0 else None for k, name in enumerate(PROPERTIES)
+    }
+
+
+def check_step(recipe: Recipe, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks) -> None:
+    """Stop before the weights are spoiled. Loss and norm are sums over ranks, so all ranks stop together."""
+    finite = all(number == number and abs(number) != float("inf") for number in (value, norm))
+    jumped = recipe.run.max_jump > 0 and state.step > 20 and value > recipe.run.max_jump * state.typical
+    if finite and not jumped:
+        state.typical = value if state.step == 0 else 0.98 * state.typical + 0.02 * value
+        return
+    path = Path(recipe.run.folder) / f"bad_step_rank{ranks.rank}.xyz"
+    write_structures(samples, path)
+    what = f"jumped to {value:.3g}, {value / state.typical:.0f} times its recent average" if finite else "is not finite"
+    raise FloatingPointError(
+        f"the loss {what} at step {state.step} (loss {value:g}, gradient norm {norm:g}); the structures of this step "
+        f"are in {path}: look for wrong labels or atoms too close, or lower 'optim.learning_rate', or set 'optim.clip'"
+    )
+
+
+@contextmanager
+def averaged(state: State) -> Iterator[CHGNet]:
+    """Within, the model has its averaged weights, if an average is kept."""
+    if state.average is None:
+        yield state.model
+        return
+    present = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+    set_weights(state.model, state.average.weights)
+    try:
+        yield state.model
+    finally:
+        set_weights(state.model, present)
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights into a model."""
+    for name, value in model.named_parameters():
+        value.copy_(weights[name])
+
+
+def validate(recipe: Recipe, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
+    """Loss, with the final weights of its terms, and MAE by property over `data`."""
+    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
+    sums = torch.zeros(3, len(PROPERTIES), dtype=torch.float64)  # penalties, absolute errors, labels
+    mine = deal(costs, ranks.size)[ranks.rank]
+    with averaged(state) as model:
+        for part in portions(mine, costs, recipe.data.max_cost or VALIDATION_COST):
+            sample = on_device(data.batch(part), device, real)
+            outputs = gradient_readout(model, sample.graph, forces=recipe.loss.needs_forces)
+            errors = residuals(outputs, sample.targets, sample.graph)
+            penalty = penalties(errors, recipe.loss).detach().double().cpu()
+            sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets).cpu()])
+    penalty, absolute, counts = ranks.sum(sums)
+    value = (scales(recipe.loss.weights(1.0), counts) * penalty).sum()
+    return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
+
+
+def describe(found: Line) -> str:
+    """A validation in words."""
+    units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
+    return ", ".join(f"{name} {found[name]:.4g} {unit}" for name, unit in units.items() if found[name] is not None)
+
+
+def finish_epoch(recipe: Recipe, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
+    """Log, keep the best, write the checkpoint from which the next epoch starts."""
+    folder = Path(recipe.run.folder)
+    note(log, state, found)
+    if ranks.is_first and found["loss"] < state.best:
+        with averaged(state) as model:
+            save_checkpoint(model, folder / "best.ckpt")
+    state.best = min(state.best, found["loss"])
+    if whole:
+        state.epoch, state.batch = state.epoch + 1, 0
+        save_last(recipe, state, ranks)
+    if log is not None:
+        log.draw()
+
+
+def note(log: Log | None, state: State, line: Line) -> None:
+    """One line of the log; every rank counts it, the first one writes it."""
+    state.lines += 1
+    if log is not None:
+        log.write({"step": state.step, "epoch": state.epoch, **line, "seconds": round(state.seconds, 3)})
+
+
+def out_of_time(recipe: Recipe, state: State, ranks: Ranks) -> bool:
+    """Whether `run.hours` are over; all ranks answer alike."""
+    if not recipe.run.hours:
+        return False
+    return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * recipe.run.hours)])) > 0)
+
+
+def save_last(recipe: Recipe, state: State, ranks: Ranks) -> None:
+    """Write last.ckpt."""
+    if ranks.is_first:
+        training: dict[str, Any] = {
+            "recipe": recipe.values(),
+            "version": uip.__version__,
+            "optimizer": state.optimizer.state_dict(),
+            "average": None if state.average is None else state.average.state(),
+            "counters": {name: getattr(state, name) for name in COUNTERS},
+        }
+        save_checkpoint(state.model, Path(recipe.run.folder) / "last.ckpt", training=training)
+    ranks.wait()
+
+
+def start(recipe: Recipe, model: CHGNet) -> State:
+    """The state before the first step."""
+    parameters = choose_parameters(model.train(), recipe.model.move)
+    average = Average(model, recipe.optim.ema) if recipe.optim.ema else None
+    return State(model, parameters, make_optimizer(parameters, recipe.optim), average)
+
+
+def go_on(state: State, recipe: Recipe, path: Path) -> None:
+    """Bring `state` to where the run stood when it wrote `path`.
+
+    Raises:
+        ValueError: the checkpoint is of another run.
+    """
+    saved = read_training(path)
+    different = differences(recipe, saved["recipe"])
+    if different:
+        raise ValueError(
+            f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
+            "was written; change them back, or start a new run with 'model.start' set to that file"
+        )
+    state.model.load_state_dict(saved["state"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.average is not None:
+        state.average.load(saved["average"])
+    for name in COUNTERS:
+        setattr(state, name, saved["counters"][name])
+
+
+def main(arguments: list[str]) -> int:
+    """The command line."""
+    resume = "--resume" in arguments
+    paths = [argument for argument in arguments if argument != "--resume"]
+    if len(paths) != 1 or paths[0].startswith("-"):
+        sys.stderr.write("usage: python -m uip.train RUN.toml [--resume]\n")
+        return 2
+    try:
+        recipe = read_recipe(paths[0])
+        best = train(recipe, resume=resume, say=print_once)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        sys.stderr.write(f"uip.train: {error}\n")
+        return 1
+    print_once(f"best potential: {best}")
+    return 0
+
+
+def print_once(text: str) -> None:
+    """Text for the reader, from the first rank alone."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
