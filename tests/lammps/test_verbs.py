@@ -66,7 +66,7 @@ def test_units_real(folder: Path) -> None:
 def test_compiled_and_script_agree(folder: Path) -> None:
     deck = "log log.{0}\n" + START + "{1}" + OUTPUT + "run 0\n" + DUMP.format(name="{0}", more="id")
     for suffix in (".pt", ".pt2"):
-        lammps(folder, deck.format(suffix, pair(exported("random", suffix))))
+        lammps(folder, deck.format(suffix, pair(exported("chgnet-0.3.0", suffix))))
     one, other = read_result(folder, ".pt"), read_result(folder, ".pt2")
     assert np.abs(one.forces).max() > 1e-3
     assert np.abs(one.forces - other.forces).max() < 1e-10
