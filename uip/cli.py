@@ -185,6 +185,10 @@ def export(
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda: where the program will run.")] = "cpu",
     native: Annotated[bool, typer.Option("--native", help="Compile for this machine's processor alone.")] = False,
+    target: Annotated[str, typer.Option(help="engine, or torchforce: for stock openmm-torch.")] = "engine",
+    structure: Annotated[
+        Path | None, typer.Option(help="With --target torchforce: the atoms, and whether they are periodic.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Write the program that LAMMPS and OpenMM load: energy and gradient, compiled, with its own self-test."""
@@ -193,7 +197,11 @@ def export(
         from uip.export import export_model
 
         _check_output(output, (".pt2", ".pt"), force=force)
+        _check_target(target, structure, device)
         loaded = load_model(model)
+        if structure is not None:
+            _export_torchforce(loaded, output, structure, dtype)
+            return
         with errors.status(f"{loaded.card.name}: starting") as status:
             export_model(
                 loaded,
@@ -204,6 +212,37 @@ def export(
                 progress=lambda step: status.update(f"{loaded.card.name}: {step} (a minute in all)"),
             )
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_target(target: str, structure: Path | None, device: str) -> None:
+    if target not in ("engine", "torchforce"):
+        raise ValueError(f"--target must be engine or torchforce, got '{target}'")
+    if (structure is None) == (target == "torchforce"):
+        raise ValueError(
+            "--target torchforce needs --structure FILE for the elements of the atoms, and nothing else does"
+        )
+    if target == "torchforce" and device != "cpu":
+        raise ValueError("--target torchforce moves to OpenMM's device by itself; leave --device out")
+
+
+def _export_torchforce(model: Any, output: Path, structure: Path, dtype: str) -> None:
+    from uip.data.read import read_atoms
+    from uip.torchforce import export_torchforce
+
+    atoms = next(iter(read_atoms(structure)))
+    if atoms.pbc.any() and not atoms.pbc.all():
+        raise ValueError(f"OpenMM is periodic along all directions or none, but {structure} has {atoms.pbc.tolist()}")
+    export_torchforce(model, output, atoms.numbers, periodic=bool(atoms.pbc.all()), dtype=dtype)
+    console.print(f"written: {output}, for {atoms.symbols}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("openmm-plugin")
+def openmm_plugin_path() -> None:
+    """Print the path of the OpenMM plugin, for `Platform::loadPluginLibrary` in C++."""
+    with user_errors():
+        from uip import plugins
+
+        typer.echo(plugins.openmm_plugin())
 
 
 @app.command("lammps-plugin")

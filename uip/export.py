@@ -33,7 +33,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from uip.checkpoint import parse_device, parse_dtype
 from uip.graph import Graph
 from uip.models.chgnet import CHGNet
-from uip.models.heads import gradient_readout
+from uip.models.heads import read_out
 from uip.neighbors import build_graph, check_structure
 from uip.nn.basis import RadialBasis
 from uip.parallel import load_library, use_ops
@@ -43,6 +43,8 @@ from uip.schema import FIELDS, SCHEMA_VERSION
 OUTPUTS = ("node_energy", "edge_grad", "magmoms")
 PORTABLE = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 """Code for any x86-64 processor with AVX2. By default the compiler writes for the processor it runs on."""
+DYNAMIC = {"cpp.dynamic_threads": True}
+"""As many threads as the engine sets. By default the number of this machine would be written into the code."""
 
 
 def export_model(
@@ -136,7 +138,9 @@ def _trace(model: CHGNet) -> GraphModule:
         inputs = dict(zip(names, tensors, strict=True))
         inputs["edge_vec"] = edge_vec = inputs["edge_vec"].detach().requires_grad_()
         output = model(**inputs)
-        (edge_grad,) = torch.autograd.grad(output.node_energy.sum(), edge_vec)
+        edge_grad = output.edge_grad
+        if model.conservative:
+            (edge_grad,) = torch.autograd.grad(output.node_energy.sum(), edge_vec)
         return tuple(x.detach().contiguous() for x in (output.node_energy, edge_grad, output.magmoms))
 
     with use_ops():
@@ -181,7 +185,7 @@ def _record(exact: CHGNet, ready: CHGNet, *, native: bool, compiled: bool) -> di
         "elements": list(exact.elements),
         "inputs": list(input_names(exact)),
         "outputs": list(OUTPUTS),
-        "conservative": True,
+        "conservative": exact.conservative,
         # the bias of version 0.2.0 asks whether a structure has an angle anywhere, which one rank cannot know
         "parallel": not exact.config.output_bias,
         "instructions": _instructions(native) if compiled else "",
@@ -203,7 +207,7 @@ def _instructions(native: bool) -> str:
 def _self_test(graph: Graph, exact: CHGNet, ready: CHGNet) -> dict[str, dict[str, Tensor]]:
     """Inputs in the program's dtype and what the exact model says of them."""
     rounded = graph.to(dtype=ready.reference_energy.dtype)
-    answers = gradient_readout(exact, rounded.to(dtype=torch.float64))
+    answers = read_out(exact, rounded.to(dtype=torch.float64))
     return {
         "inputs": {name: rounded.tensors()[name].clone() for name in input_names(exact)},
         "outputs": {name: getattr(answers, name).clone() for name in OUTPUTS},
@@ -215,7 +219,7 @@ def _write_compiled(
 ) -> None:
     dims = {field.letter: torch.export.Dim(field.letter) for field in FIELDS.values()}
     shapes = [{FIELDS[name].batch_axis: dims[FIELDS[name].letter]} for name in inputs]
-    options = {} if native or platform.machine() != "x86_64" else PORTABLE
+    options = DYNAMIC | ({} if native or platform.machine() != "x86_64" else PORTABLE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts
         exported = torch.export.export(program, tuple(sample), dynamic_shapes=tuple(shapes))
@@ -227,15 +231,38 @@ SCRIPT_NAMES = {"aten::sym_size": torch.ops.aten.size, "aten::sym_numel": torch.
 
 
 def _write_script(program: GraphModule, file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; engines still read it
+        torch.jit.script(_scriptable(program)).save(str(file))
+
+
+def _scriptable(program: GraphModule) -> GraphModule:
     script = deepcopy(program)
     for node in script.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             packet = node.target.overloadpacket
             node.target = SCRIPT_NAMES.get(packet._qualified_op_name, packet)
     script.recompile()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; engines still read it
-        torch.jit.script(script).save(str(file))
+    return script
+
+
+def serial_program(model: CHGNet, dtype: str) -> GraphModule:
+    """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file."""
+    load_library()
+    program = _trace(_exact_form(model).to(dtype=parse_dtype(dtype)))
+    graph = program.graph
+    for node in list(graph.nodes):
+        name = str(getattr(node.target, "overloadpacket", ""))
+        if not name.startswith("uip."):
+            continue
+        with graph.inserting_before(node):
+            alone = node.args[0]
+            if name == "uip.reverse_edges":
+                alone = graph.call_function(torch.ops.aten.index_select.default, (node.args[0], 0, node.args[1]))
+        node.replace_all_uses_with(alone)
+        graph.erase_node(node)
+    program.recompile()
+    return _scriptable(program)
 
 
 def seal(file: Path, record: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def test_positions_that_are_not_finite(platform: str) -> None:
     context = context_of(system_of(case, small()), case.positions, platform)
     context.setPositions(np.full((3, 3), np.nan))
     # the CPU platform looks at positions before the force does
-    with pytest.raises(Refused, match="positions must be finite, but atom 0 has NaN|Particle coordinate is NaN"):
+    with pytest.raises(Refused, match=r"positions must be finite, but atom 0 has NaN|Particle coordinate is NaN"):
         numbers_of(context)
 
 
