@@ -20,7 +20,7 @@ from uip.checkpoint import load_model, parse_device, parse_dtype
 from uip.graph import Graph, Outputs, batch
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet
-from uip.models.heads import gradient_readout
+from uip.models.heads import read_out
 from uip.neighbors import Structure, build_graph
 from uip.program import Program, load_program
 
@@ -96,7 +96,7 @@ def load_evaluator(source: str | Path | CHGNet, *, device: str | None = None, dt
         elements=model.elements,
         dtype=reference.dtype,
         device=reference.device,
-        run=lambda graph: gradient_readout(model, graph),
+        run=lambda graph: read_out(model, graph),
     )
 
 

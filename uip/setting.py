@@ -20,7 +20,7 @@ from uip.data.reference import compositions, energies, fit_reference
 from uip.data.sampler import CostModel, portions
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.heads import gradient_readout
+from uip.models.heads import read_out
 from uip.ranks import Ranks
 from uip.recipe import Recipe, RunConfig
 
@@ -73,15 +73,26 @@ def starting_model(recipe: Recipe) -> CHGNet:
     )
     model = CHGNet(config)
     try:
-        model.load_state_dict(old.state_dict())
+        wrong = model.load_state_dict(old.state_dict(), strict=False)
     except RuntimeError as error:
-        raise ValueError(f"'model.architecture' must fit the weights of '{choice.start}': {error}") from error
+        raise ValueError(
+            f"'model.architecture' must fit the weights of '{choice.start}', but {_first(error)}"
+        ) from error
+    # the readout may change: a direct one starts with random weights, or is left behind
+    misfits = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if not key.startswith("direct.")]
+    if misfits:
+        raise ValueError(f"'model.architecture' must fit the weights of '{choice.start}', but {misfits[0]} does not")
     model.card = replace(
         card,
         licence=choice.licence or old.card.licence,
         reference="; ".join(text for text in (f"fine-tuned from {old.card.name}", old.card.reference) if text),
     )
     return model
+
+
+def _first(error: RuntimeError) -> str:
+    """What torch says of the first tensor that does not fit."""
+    return str(error).splitlines()[1].strip()
 
 
 def open_data(recipe: Recipe, model: CHGNet, ranks: Ranks) -> tuple[Dataset, Dataset]:
@@ -126,7 +137,7 @@ def _predicted(model: CHGNet, data: Dataset) -> list[float]:
     costs, energy = CostModel()(data), []
     for part in portions(np.arange(len(data)), costs, 20_000.0):
         graph = data.batch(part).graph.to(dtype=model.reference_energy.dtype)
-        energy += gradient_readout(model, graph, forces=False).energy.tolist()
+        energy += read_out(model, graph, forces=False).energy.tolist()
     return energy
 
 

@@ -35,7 +35,7 @@ from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, p
 from uip.log import Line, Log
 from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
 from uip.models.chgnet import CHGNet
-from uip.models.heads import gradient_readout
+from uip.models.heads import read_out
 from uip.optim import Average, choose_parameters, learning_rate, make_optimizer
 from uip.ranks import Ranks
 from uip.recipe import Recipe, deciding, differences, read_recipe
@@ -168,7 +168,7 @@ def gradient_step(
     state.optimizer.zero_grad(set_to_none=True)
     summary = torch.zeros(1 + len(PROPERTIES), dtype=torch.float64)
     for sample in samples:
-        outputs = gradient_readout(state.model, sample.graph, forces=recipe.loss.needs_forces, training=True)
+        outputs = read_out(state.model, sample.graph, forces=recipe.loss.needs_forces, training=True)
         errors = residuals(outputs, sample.targets, sample.graph)
         value = (scale * penalties(errors, recipe.loss)).sum()
         value.backward()
@@ -243,7 +243,7 @@ def validate(recipe: Recipe, state: State, data: Dataset, costs: Floats, ranks: 
     with averaged(state) as model:
         for part in portions(mine, costs, recipe.data.max_cost or VALIDATION_COST):
             sample = on_device(data.batch(part), device, real)
-            outputs = gradient_readout(model, sample.graph, forces=recipe.loss.needs_forces)
+            outputs = read_out(model, sample.graph, forces=recipe.loss.needs_forces)
             errors = residuals(outputs, sample.targets, sample.graph)
             penalty = penalties(errors, recipe.loss).detach().double().cpu()
             sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets).cpu()])

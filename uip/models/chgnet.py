@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uip.models.card import Card
+from uip.models.direct import DirectGradient
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
 from uip.parallel import BONDS, ghost_gather, reverse_edges
@@ -55,13 +56,20 @@ class CHGNetConfig:
     published_rounding: bool = False
     """Evaluate the envelope as the published code does, float32 rounding included (up to 2e-4 eV/A where bonds end
     near `bond_cutoff`), instead of in the exact form: for published weights, so that their numbers are reproduced."""
+    readout: str = "gradient"
+    """"gradient": forces and stress are derivatives of the energy; "direct": predicted (uip/models/direct.py)."""
+
+    def __post_init__(self) -> None:
+        if self.readout not in ("gradient", "direct"):
+            raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
 
 
 class Output(NamedTuple):
-    """node_energy (N,) eV, summing to the total energy; magmoms (N,) mu_B."""
+    """node_energy (N,) eV, summing to the total energy; magmoms (N,) mu_B; edge_grad (E, 3) eV/A, of direct readout."""
 
     node_energy: Tensor
     magmoms: Tensor
+    edge_grad: Tensor | None = None
 
 
 class AtomUpdate(nn.Module):
@@ -169,6 +177,12 @@ class CHGNet(nn.Module):
         self.readout_norm = nn.LayerNorm(channels) if config.norm else nn.Identity()
         hidden = [layer for _ in range(config.num_readout) for layer in (nn.Linear(channels, channels), nn.SiLU())]
         self.readout = nn.Sequential(*hidden, nn.Linear(channels, 1))
+        self.direct = None if self.conservative else DirectGradient(channels, norm=config.norm)
+
+    @property
+    def conservative(self) -> bool:
+        """Whether forces are derivatives of the energy."""
+        return self.config.readout == "gradient"
 
     @property
     def cutoff(self) -> float:
@@ -233,7 +247,13 @@ class CHGNet(nn.Module):
                 magmoms = self.magmom(v).squeeze(1).abs()
             v = update(v, rows, edge, weight, edge_index)
         node_energy = self.readout(self.readout_norm(v)).squeeze(1)
-        return Output(node_energy + self.reference_energy.index_select(0, species), magmoms)
+        node_energy = node_energy + self.reference_energy.index_select(0, species)
+        if self.direct is None:
+            return Output(node_energy, magmoms)
+        edge = self.direct.edge_part(radial, self.edge_embedding.weight)
+        edge = edge.index_add(0, bond_index, self.direct.message.project(e - start, 1))
+        rows = ghost_gather(v, atomic_numbers)
+        return Output(node_energy, magmoms, self.direct(v, rows, edge, weight, edge_index, edge_vec))
 
     def _bond_bias(self, layer: int) -> Tensor:
         """The sum of the biases that bonds have received before atom update `layer`, (C,)."""

@@ -1,7 +1,8 @@
 """Readouts: from a model's atomic energies to energy, forces, stress.
 
-`gradient_readout` differentiates the energy once, with respect to edge vectors; forces, virial and
-stress follow by scatter (`uip.graph`).
+`gradient_readout` differentiates the energy once, with respect to edge vectors; `direct_readout` takes what
+the model says in place of that gradient. Forces, virial and stress follow by scatter (`uip.graph`). `read_out`
+takes the one that the model was made for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,29 @@ from uip.models.chgnet import CHGNet
 def total_energy(node_energy: Tensor, graph: Graph) -> Tensor:
     """Energies of the graphs, (B,) eV."""
     return node_energy.new_zeros(graph.num_graphs).index_add(0, graph.graph_index, node_energy)
+
+
+def read_out(model: CHGNet, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
+    """All outputs of a batch; see `gradient_readout` for arguments."""
+    if model.conservative:
+        return gradient_readout(model, graph, forces=forces, training=training)
+    return direct_readout(model, graph, training=training)
+
+
+def direct_readout(model: CHGNet, graph: Graph, *, training: bool = False) -> Outputs:
+    """All outputs of a batch from a model with direct readout; nothing is differentiated."""
+    with torch.set_grad_enabled(training):
+        output = model(
+            graph.atomic_numbers,
+            graph.graph_index,
+            graph.edge_index,
+            graph.edge_vec,
+            graph.bond_index,
+            graph.reverse_bond,
+            graph.angle_index,
+        )
+        assert output.edge_grad is not None
+        return with_forces(graph, output.node_energy, output.edge_grad, output.magmoms)
 
 
 def gradient_readout(model: CHGNet, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:

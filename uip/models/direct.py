@@ -1,0 +1,40 @@
+"""Direct readout: the gradient of the energy is predicted, not derived, so that training needs no second derivatives.
+
+    g_e = s_e edge_vec_e / |edge_vec_e|,      s_e = W (G([v_i, e_ij, v_j]) * w_ij),      e = (i -> j)
+
+g stands where dE / d edge_vec stands otherwise, and forces and virial follow from it by the same scatter
+(`uip.graph`). So direct forces rotate with the structure, sum to zero, and end smoothly at the cutoff, and
+the stress is symmetric; but they are not the derivative of the energy (`conservative` is false): for
+training fast, then switching to `readout = "gradient"`, not for constant-energy dynamics.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uip.nn.mlp import GatedMLP
+
+
+class DirectGradient(nn.Module):
+    """Atom and edge features to g, (E, 3) eV/A."""
+
+    def __init__(self, channels: int, *, norm: bool) -> None:
+        super().__init__()
+        self.message = GatedMLP(3, channels, hidden=True, norm=norm)
+        self.output = nn.Linear(channels, 1, bias=False)
+
+    def edge_part(self, radial: Tensor, embedding: Tensor) -> Tensor:
+        """What edges that never changed add to the first layer, bias included: (E, num_radial) to (E, 2C)."""
+        return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
+
+    def forward(
+        self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor, edge_vec: Tensor
+    ) -> Tensor:
+        """`v` (N, C); `rows` (R, C): `v` and its ghosts; `edge` (E, 2C): all that edges add to the first layer;
+        `weight` (E, C): w_ij."""
+        centre = self.message.project(v, 0).index_select(0, edge_index[0])
+        neighbor = self.message.project(rows, 2).index_select(0, edge_index[1])
+        strength = self.output(self.message(edge + centre + neighbor) * weight)
+        return strength * edge_vec / torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
