@@ -2,13 +2,14 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format bench bench-env bench-lammps clean
+.PHONY: env demo test slow check format bench bench-env bench-lammps bench-openmm test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
+	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
 	@echo "make check   style, types, import direction, generated files"
 	@echo "make bench   CHGNet against the published code   make bench-lammps   glue, ranks, bytes; prints ratios"
 
@@ -55,5 +56,16 @@ bench: bench-env
 bench-lammps: bench-env
 	$(PY) benchmarks/lammps.py
 
+bench-openmm: bench-env
+	$(PY) benchmarks/openmm_native.py
+
+# Stock openmm-torch needs another torch and OpenMM, and brings 2.8 GB: an environment of its own.
+TORCHFORCE := .venv-torchforce/bin/python
+test-torchforce: env
+	test -x $(TORCHFORCE) || $(PYTHON) -m venv .venv-torchforce
+	$(TORCHFORCE) -m pip install --quiet torch==2.12.1 openmm==8.5.2 acellera-openmmtorch-cpu==1.10
+	$(PY) tests/openmm/stock_torchforce.py write build/torchforce
+	$(TORCHFORCE) tests/openmm/stock_torchforce.py check build/torchforce
+
 clean:
-	rm -rf .venv build uip/lib .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-torchforce build uip/lib .pytest_cache .mypy_cache .ruff_cache

@@ -31,7 +31,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def run_script(script: Path, folder: Path, *arguments: str) -> str:
     shutil.copy(small(), folder / "chgnet.pt2")
     command = [sys.executable, "-W", "error::UserWarning", "-c", WITH_ENTRY_POINT, str(ROOT), str(script), *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OPENMM_DEFAULT_PLATFORM": "CPU"}
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
