@@ -254,6 +254,52 @@ def plugin_path() -> None:
         typer.echo(plugins.lammps_plugin())
 
 
+@app.command()
+def data(
+    file: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
+    plot: Annotated[Path | None, typer.Option(help="Histograms (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Describe a data set: counts, elements, labels and their ranges, duplicates, outliers."""
+    with user_errors():
+        from uip.data.dataset import labelled_structures
+        from uip.data.describe import describe, histograms
+
+        _check_output(plot, (".png", ".svg", ".pdf"), force=True)
+        found = describe(labelled_structures(file))
+        _print_description(found, file.name)
+        if plot is not None:
+            histograms(found, plot, file.name)
+            console.print(f"histograms: {plot}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_description(found: Any, title: str) -> None:
+    from uip.data.describe import OUTLIER, SHOWN
+
+    table = Table("label", "structures", "min", "mean", "max", "unit", "outliers", title=title)
+    for name, unit in SHOWN.items():
+        values = found.flat(name)
+        numbers = (
+            [f"{number:.4g}" for number in (values.min(), values.mean(), values.max())] if values.size else [""] * 3
+        )
+        table.add_row(
+            name, f"{found.labelled[name]} of {found.structures}", *numbers, unit, str(len(found.outliers(name)))
+        )
+    console.print(table)
+    sizes = f"{min(found.atoms)} to {max(found.atoms)} atoms, {sum(found.atoms)} in all"
+    elements = ", ".join(f"{name} {count}" for name, count in found.elements.most_common())
+    lines = [f"{found.structures} structures ({found.periodic} periodic), {sizes}", f"structures with: {elements}"]
+    if found.duplicates:
+        late, first = found.duplicates[0]
+        lines.append(f"{len(found.duplicates)} duplicates, the first: structure {late} equals structure {first}")
+    for name in SHOWN:
+        far = found.outliers(name)
+        if far:
+            shown = ", ".join(map(str, far[:10]))
+            lines.append(f"{name} more than {OUTLIER:g} interquartile ranges away in structures {shown}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
     from uip.evaluation import ALL, as_json_rows
 

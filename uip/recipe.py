@@ -14,6 +14,7 @@ from typing import Any
 from uip.config import from_dict
 from uip.loss import LossConfig
 from uip.optim import OptimConfig
+from uip.units import EV_PER_A3_TO_GPA
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +39,10 @@ class ModelConfig:
     licence: str = ""
 
 
+STRESS_UNITS = {"eV/A^3": 1.0, "GPa": 1.0 / EV_PER_A3_TO_GPA, "kBar": 0.1 / EV_PER_A3_TO_GPA}
+STRESS_SIGNS = {"tension": 1.0, "compression": -1.0}
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """On what."""
@@ -55,6 +60,10 @@ class DataConfig:
     "keep" those of the model."""
     reference_energies: dict[str, float] = field(default_factory=dict)
     """Energies of elements that are taken as given, eV: { Si = -5.4 }."""
+    stress_unit: str = "eV/A^3"
+    """Of the stress labels: "eV/A^3", "GPa" or "kBar"."""
+    stress_sign: str = "tension"
+    """Which stress is positive in the labels: under "tension" (ASE) or under "compression" (VASP)."""
     batch_size: int = 16
     """Structures in a step, over all ranks."""
     balance_for: int = 1
@@ -67,12 +76,20 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("'data.train' must name at least one file, got none")
+        for key, known in (("stress_unit", STRESS_UNITS), ("stress_sign", STRESS_SIGNS)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"'data.{key}' must be one of {', '.join(known)}, got {getattr(self, key)!r}")
         if self.batch_size < 1:
             raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
         if not 1 <= self.balance_for <= self.batch_size:
             raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
         if self.reference not in ("fit", "keep"):
             raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
+
+    @property
+    def stress_scale(self) -> float:
+        """What turns the stress labels into eV/A^3, positive under tension."""
+        return STRESS_UNITS[self.stress_unit] * STRESS_SIGNS[self.stress_sign]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class GraphSettings:
     cutoff: float
     bond_cutoff: float | None
     elements: tuple[int, ...]
+    stress_scale: float = 1.0
+    """What turns stress labels into eV/A^3, positive under tension."""
 
 
 def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -> Sample:
@@ -95,6 +97,8 @@ def _samples(path: Path, settings: GraphSettings) -> Iterator[Sample]:
     labelled = 0
     for number, (_, structure, labels) in enumerate(labelled_structures(path)):
         try:
+            if "stress" in labels:
+                labels["stress"] = labels["stress"] * settings.stress_scale
             yield make_sample(structure, labels, settings)
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error

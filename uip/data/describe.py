@@ -1,0 +1,94 @@
+"""What is in a data set: counts, elements, labels, ranges, and structures worth a second look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ase
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from uip.data.read import LABELS, Labels
+from uip.neighbors import Structure
+from uip.units import EV_PER_A3_TO_GPA
+
+Floats = NDArray[np.float64]
+
+SHOWN = {"energy": "eV/atom", "forces": "eV/A", "stress": "GPa", "magmoms": "mu_B"}
+OUTLIER = 10.0
+"""Interquartile ranges from the quartiles, beyond which a structure is called an outlier."""
+
+
+@dataclass
+class Description:
+    """What `uip data` tells of a file."""
+
+    structures: int = 0
+    atoms: list[int] = field(default_factory=list)
+    """Of each structure."""
+    elements: Counter[str] = field(default_factory=Counter)
+    """In how many structures each element occurs."""
+    labelled: Counter[str] = field(default_factory=Counter)
+    """How many structures have each label."""
+    values: dict[str, list[Floats]] = field(default_factory=dict)
+    """By label: the values of each structure, flat, in the units of `SHOWN`; empty without the label."""
+    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    """Numbers of equal structures: a later one and the first."""
+    periodic: int = 0
+
+    def flat(self, name: str) -> Floats:
+        """All values of a label."""
+        parts = self.values.get(name, [])
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def outliers(self, name: str) -> list[int]:
+        """Numbers of structures with a value far outside the others."""
+        largest = np.array([np.abs(part).max() if part.size else np.nan for part in self.values.get(name, [])])
+        known = largest[np.isfinite(largest)]
+        if known.size < 8:
+            return []
+        low, high = np.quantile(known, [0.25, 0.75])
+        reach = OUTLIER * max(high - low, 1e-9)
+        return [int(k) for k in np.flatnonzero((largest > high + reach) | (largest < low - reach))]
+
+
+def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Description:
+    """Go through a data set once; see `uip.data.dataset.labelled_structures`."""
+    result, seen = Description(values={name: [] for name in LABELS}), {}
+    for number, (_, structure, labels) in enumerate(structures):
+        numbers = structure.atomic_numbers
+        result.structures += 1
+        result.atoms.append(numbers.size)
+        result.periodic += bool(structure.pbc.all())
+        result.elements.update(chemical_symbols[z] for z in set(numbers.tolist()))
+        result.labelled.update(labels.keys())
+        for name in LABELS:
+            result.values[name].append(_shown(name, labels[name], numbers.size) if name in labels else np.zeros(0))
+        key = (numbers.tobytes(), structure.positions.round(6).tobytes(), structure.cell.round(6).tobytes())
+        if seen.setdefault(hash(key), number) != number:
+            result.duplicates.append((number, seen[hash(key)]))
+    return result
+
+
+def _shown(name: str, value: Floats, num_atoms: int) -> Floats:
+    scale = {"energy": 1.0 / num_atoms, "stress": EV_PER_A3_TO_GPA}.get(name, 1.0)
+    return np.ravel(value) * scale
+
+
+def histograms(description: Description, path: Path, title: str) -> None:
+    """Atoms per structure and the values of every label, as a figure."""
+    from matplotlib.figure import Figure
+
+    panels = [("atoms", "", np.array(description.atoms, dtype=np.float64))]
+    panels += [(name, unit, description.flat(name)) for name, unit in SHOWN.items() if description.labelled[name]]
+    figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
+    figure.suptitle(title)
+    for number, (name, unit, values) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        axes.hist(values[np.isfinite(values)], bins=60)
+        axes.set(xlabel=f"{name} / {unit}" if unit else name, yscale="log")
+    figure.savefig(path, dpi=120)
