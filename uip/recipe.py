@@ -110,6 +110,8 @@ class RunConfig:
     """Of each rank; 0: torch decides."""
     max_jump: float = 1000.0
     """A loss larger than its recent average by this factor stops the run; 0: never."""
+    tf32: bool = False
+    """Let GPUs multiply float32 matrices with 10-bit mantissas: faster, and good enough for training in most cases."""
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

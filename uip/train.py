@@ -90,6 +90,7 @@ def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = 
     prepare_folder(folder, ranks, resume=resume)
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
+    torch.set_float32_matmul_precision("high" if recipe.run.tf32 else "highest")
     torch.manual_seed(recipe.run.seed)
     model = starting_model(recipe)
     training, validation = open_data(recipe, model, ranks)

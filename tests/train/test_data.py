@@ -234,3 +234,43 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "two.xyz", 2)
     with pytest.raises(OSError, match="run"):
         train(small.recipe(Path(tempfile.gettempdir()) / data / "run", data))
+
+
+def test_learning_rates() -> None:
+    from uip.optim import OptimConfig, learning_rate
+
+    config = OptimConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    assert [learning_rate(config, step, 110, 16) for step in (0, 9)] == [0.1, 1.0]
+    assert learning_rate(config, 60, 110, 16) == pytest.approx(0.55)
+    assert learning_rate(config, 110, 110, 16) == pytest.approx(0.1)
+    assert learning_rate(OptimConfig(learning_rate=1.0, schedule="constant"), 99, 100, 16) == 1.0
+    # the paper's rule: 3e-4 at a global batch of 128
+    assert learning_rate(OptimConfig(learning_rate=3e-4, reference_batch=128), 0, 100, 2048) == pytest.approx(4.8e-3)
+
+
+def test_the_average_follows_the_weights() -> None:
+    from uip.optim import Average
+
+    model = torch.nn.Linear(1, 1)
+    average = Average(model, 0.9)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    for _ in range(300):
+        average.update(model)
+    assert float(average.weights["weight"]) == pytest.approx(3.0, abs=1e-6)
+    again = Average(torch.nn.Linear(1, 1), 0.9)
+    again.load(average.state())
+    assert torch.equal(again.weights["weight"], average.weights["weight"])
+    assert again.updates == 300
+
+
+def test_weights_decay_in_matrices_alone() -> None:
+    from uip.models.chgnet import CHGNet, CHGNetConfig
+    from uip.optim import OptimConfig, choose_parameters, make_optimizer
+
+    model = CHGNet(CHGNetConfig(**small.ARCHITECTURE))
+    optimizer = make_optimizer(choose_parameters(model, ["*"]), OptimConfig(weight_decay=0.1))
+    decaying = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decaying}
+    assert "readout.0.weight" in names
+    assert not names & {"atom_embedding.weight", "readout.0.bias", "edge_basis.frequencies", "readout_norm.weight"}

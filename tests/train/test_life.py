@@ -185,3 +185,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     with pytest.raises(FloatingPointError, match="the loss is not finite at step"):
         train(recipe)
     assert len(ase.io.read(tmp_path / "run" / "bad_step_rank0.xyz", ":")) == 4
+
+
+def test_tensor_cores_are_used_only_on_request(data: Path, tmp_path: Path) -> None:
+    for name, tf32, precision in (("exact", False, "highest"), ("fast", True, "high"), ("again", False, "highest")):
+        train(small.recipe(tmp_path / name, data, run={"epochs": 1, "tf32": tf32}))
+        assert torch.get_float32_matmul_precision() == precision

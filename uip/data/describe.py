@@ -58,7 +58,8 @@ class Description:
 
 def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Description:
     """Go through a data set once; see `uip.data.dataset.labelled_structures`."""
-    result, seen = Description(values={name: [] for name in LABELS}), {}
+    result = Description(values={name: [] for name in LABELS})
+    seen: dict[int, int] = {}
     for number, (_, structure, labels) in enumerate(structures):
         numbers = structure.atomic_numbers
         result.structures += 1
