@@ -25,11 +25,12 @@ class Ranks:
 
     @staticmethod
     def join(device: str) -> Ranks:
-        """The ranks that torchrun started, or one; bytes go through nccl for GPUs, through gloo otherwise."""
+        """The ranks that torchrun started, or one; between GPUs bytes go through nccl, otherwise through gloo."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Ranks()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            # counts and errors are summed on the CPU in any case, gradients where the model is
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
         return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
     @property

@@ -29,7 +29,9 @@ def run_device(run: RunConfig) -> torch.device:
     """The device of this process: of several on one machine, each takes its own GPU."""
     device = parse_device(run.device)
     if device.type == "cuda" and device.index is None:
-        return parse_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        device = parse_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

@@ -139,7 +139,7 @@ def run_epochs(
             state.seconds = time.monotonic() - began
             note(log, state, {"kind": "train", **line, "rate": rate})
             late = out_of_time(recipe, state, ranks)
-            if late or (run.checkpoint_steps and state.step % run.checkpoint_steps == 0):
+            if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(recipe, state, ranks)
             if late:
                 say(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
@@ -260,7 +260,7 @@ def describe(found: Line) -> str:
 
 
 def finish_epoch(recipe: Recipe, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
-    """Log, keep the best, write the checkpoint from which the next epoch starts."""
+    """Log, keep the best, write the checkpoint from which the next epoch, or the rest of this one, starts."""
     folder = Path(recipe.run.folder)
     note(log, state, found)
     if ranks.is_first and found["loss"] < state.best:
@@ -269,7 +269,7 @@ def finish_epoch(recipe: Recipe, state: State, found: Line, ranks: Ranks, log: L
     state.best = min(state.best, found["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0
-        save_last(recipe, state, ranks)
+    save_last(recipe, state, ranks)
     if log is not None:
         log.draw()
 

@@ -115,7 +115,11 @@ def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
 def test_a_run_stops_when_its_hours_are_over(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     train(small.recipe(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), say=said.append)
-    assert read_training(tmp_path / "run" / "last.ckpt")["counters"]["step"] == 1
+    counters = read_training(tmp_path / "run" / "last.ckpt")["counters"]
+    assert counters["step"] == 1
+    # what was validated when it stopped counts, so that a worse model never replaces the best one
+    assert counters["best"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["loss"]
+    assert counters["lines"] == 2
     assert any("stopped after 1e-07 hours at step 1 of 100" in text for text in said)
 
 
