@@ -247,22 +247,37 @@ def _scriptable(program: GraphModule) -> GraphModule:
 
 
 def serial_program(model: CHGNet, dtype: str) -> GraphModule:
-    """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file."""
+    """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file.
+
+    It stands being frozen and run by the optimising executor, which engines other than ours do.
+    """
     load_library()
     program = _trace(_exact_form(model).to(dtype=parse_dtype(dtype)))
-    graph = program.graph
-    for node in list(graph.nodes):
-        name = str(getattr(node.target, "overloadpacket", ""))
-        if not name.startswith("uip."):
-            continue
-        with graph.inserting_before(node):
-            alone = node.args[0]
-            if name == "uip.reverse_edges":
-                alone = graph.call_function(torch.ops.aten.index_select.default, (node.args[0], 0, node.args[1]))
-        node.replace_all_uses_with(alone)
-        graph.erase_node(node)
+    for node in list(program.graph.nodes):
+        with program.graph.inserting_before(node):
+            other = _serial_form(program.graph, node)
+        if other is not None:
+            node.replace_all_uses_with(other)
+            program.graph.erase_node(node)
     program.recompile()
     return _scriptable(program)
+
+
+def _serial_form(graph: torch.fx.Graph, node: torch.fx.Node) -> Any:
+    """What stands for a node in a serial program; None: the node itself."""
+    aten, a = torch.ops.aten, node.args
+    name = str(getattr(node.target, "overloadpacket", ""))
+    if name == "uip.reverse_edges":
+        return graph.call_function(aten.index_select.default, (a[0], 0, a[1]))
+    if name.startswith("uip."):
+        return a[0]
+    # where a factor is a constant, the executor of torch 2.13 is wrong about the shapes of mm and addmm
+    if name == "aten.mm":
+        return graph.call_function(aten.matmul.default, (a[0], a[1]))
+    if name == "aten.addmm":
+        product = graph.call_function(aten.matmul.default, (a[1], a[2]))
+        return graph.call_function(aten.add.Tensor, (product, a[0]))
+    return None
 
 
 def seal(file: Path, record: dict[str, Any]) -> None:

@@ -10,8 +10,6 @@ the native force (`uip.openmm`).
 The functions below are TorchScript: plain tensors, no Python beyond what it knows.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,6 +116,10 @@ def find_angles(bond_centre: Tensor, num_atoms: int) -> Tensor:
 
 class TorchForceModel(nn.Module):
     """What openmm-torch calls; see the module's text."""
+
+    atomic_numbers: Tensor
+    particles: Tensor
+    like: Tensor
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ def write(folder: Path) -> None:
     model = load_model("chgnet-0.3.0", dtype="float64")
     folder.mkdir(parents=True, exist_ok=True)
     # published rounding is not exported: compare with the exact form
-    export_model(model, folder / "exact.pt", dtype="float64")
+    export_model(model, folder / "exact.pt2", dtype="float64")
     for name, dtype in (
         ("nio", "float64"),
         ("skewed_cell", "float64"),
@@ -40,7 +40,7 @@ def write(folder: Path) -> None:
         atoms = case_of(systems.ALL[name]()).atoms
         periodic = bool(atoms.pbc.all())
         export_torchforce(model, folder / f"{name}.pt", atoms.numbers, periodic=periodic, dtype=dtype)
-        atoms.calc = Calculator(folder / "exact.pt")
+        atoms.calc = Calculator(folder / "exact.pt2")
         case = {
             "dtype": dtype,
             "periodic": periodic,
@@ -51,7 +51,7 @@ def write(folder: Path) -> None:
             "forces": atoms.get_forces().tolist(),
         }
         (folder / f"{name}.json").write_text(json.dumps(case))
-    (folder / "exact.pt").unlink()
+    (folder / "exact.pt2").unlink()
 
 
 def check(folder: Path) -> None:
