@@ -27,6 +27,9 @@ env: .venv/ready
 demo: env
 	$(PY) examples/lammps_oxide/demo.py
 
+# Threads that wait for work must not spin: tests run several programs at once.
+test slow: export OMP_WAIT_POLICY = passive
+
 test: env
 	$(PY) -m pytest -q -m "not slow"
 
