@@ -63,10 +63,14 @@ bench-openmm: bench-env
 	$(PY) benchmarks/openmm_native.py
 
 # Stock openmm-torch needs another torch and OpenMM, and brings 2.8 GB: an environment of its own.
+# Stock openmm-torch lives with an older torch: an environment of its own, 2.8 GB.
 TORCHFORCE := .venv-torchforce/bin/python
-test-torchforce: env
+.venv-torchforce/ready:
 	test -x $(TORCHFORCE) || $(PYTHON) -m venv .venv-torchforce
 	$(TORCHFORCE) -m pip install --quiet torch==2.12.1 openmm==8.5.2 acellera-openmmtorch-cpu==1.10
+	touch $@
+
+test-torchforce: env .venv-torchforce/ready
 	$(PY) tests/openmm/stock_torchforce.py write build/torchforce
 	$(TORCHFORCE) tests/openmm/stock_torchforce.py check build/torchforce
 
