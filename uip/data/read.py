@@ -1,4 +1,4 @@
-"""From files to structures and labels, through ase.io."""
+"""From files to structures and labels: through ase.io, or from databases and from JSON entries (`uip.data.entries`)."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ase
+import ase.db
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import iread
 from ase.io.formats import UnknownFileTypeError
 from numpy.typing import NDArray
 
+from uip.data.entries import holds_entries, read_entries
 from uip.neighbors import Structure, check_structure
 
 Labels = dict[str, NDArray[np.float64]]
 LABELS = ("energy", "forces", "stress", "magmoms")
-"""energy () eV, forces (N, 3) eV/A, stress (3, 3) eV/A^3 positive under tension, magmoms (N,) mu_B."""
+"""energy () eV, forces (N, 3) eV/A, stress (3, 3) eV/A^3 positive under tension, magmoms (N,) mu_B, magnitudes."""
+
+DATABASES = (".db", ".aselmdb")
 
 
 def read_atoms(path: Path | str) -> Iterator[ase.Atoms]:
-    """All frames of a file in any format that ASE reads.
+    """All frames of a file in any format that ASE reads, of an ASE database (.db, .aselmdb), of MPtrj or MatPES.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a format ASE does not know, a file it cannot parse, or no structure in it.
+        ValueError: a format that nobody knows, a file that cannot be parsed, or no structure in it.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if holds_entries(path):
+        yield from _named(path, read_entries(path))
+        return
     found = False
     try:
-        for atoms in iread(str(path), index=":"):
+        for atoms in _rows(path) if path.suffix in DATABASES else iread(str(path), index=":"):
             found = True
             yield atoms
     except UnknownFileTypeError as error:
@@ -39,6 +47,28 @@ def read_atoms(path: Path | str) -> Iterator[ase.Atoms]:
         raise ValueError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error
     if not found:
         raise ValueError(f"{path} must hold at least one structure, got none")
+
+
+def _named(path: Path, frames: Iterator[ase.Atoms]) -> Iterator[ase.Atoms]:
+    try:
+        yield from frames
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
+
+
+def _rows(path: Path) -> Iterator[ase.Atoms]:
+    """The rows of a database, with what was stored beside them in `atoms.info`; charge and spin are often there."""
+    try:
+        database = ase.db.connect(str(path))
+    except (ImportError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{path.suffix} needs the package ase-db-backends ({error}); run 'pip install ase-db-backends'"
+        ) from error
+    for row in database.select():
+        atoms = row.toatoms()
+        atoms.info.update(row.key_value_pairs)
+        atoms.info.update({name: row.data[name] for name in ("charge", "spin") if name in row.data})
+        yield atoms
 
 
 def structure_from_atoms(atoms: ase.Atoms) -> Structure:
@@ -56,6 +86,8 @@ def structure_from_atoms(atoms: ase.Atoms) -> Structure:
 def labels_from_atoms(atoms: ase.Atoms) -> Labels:
     """The labels that a structure carries, see `LABELS`; what is missing is left out."""
     labels = {name: _label(atoms, name) for name in LABELS}
+    if labels["magmoms"] is not None:
+        labels["magmoms"] = abs(labels["magmoms"])  # which way is up is a choice of the calculation
     return {name: value for name, value in labels.items() if value is not None}
 
 
