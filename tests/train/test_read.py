@@ -121,7 +121,7 @@ def disordered() -> dict[str, Any]:
     ("content", "message"),
     [
         (
-            [matpes(), matpes(structure=structure(sites=[half(structure()["sites"][0])]))],
+            [matpes(), matpes(structure=disordered())],
             "structure 1: every site must",
         ),
         ([matpes(), {"energy": 1.0}], "structure 1: an entry must be a table with a pymatgen structure"),
