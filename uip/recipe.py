@@ -52,6 +52,9 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     """Files; empty: a part of the training files is set aside."""
     validation_fraction: float = 0.05
+    split_by: str = ""
+    """What stays together when a part is set aside: "formula", or the name of something that every structure carries
+    (an info key of extxyz, "material" of MPtrj); empty: nothing."""
     split_seed: int = 0
     cache: str = ""
     """Folder for graphs; empty: `cache` in the run's folder."""

@@ -15,14 +15,15 @@ from ase.io import write
 from uip.checkpoint import load_model, parse_device
 from uip.config import from_dict, suggestion
 from uip.data.cache import Sample
-from uip.data.dataset import Dataset, GraphSettings, open_store, random_split
+from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import CostModel, portions
+from uip.data.sampler import CostModel, Integers, portions
+from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.heads import read_out
 from uip.ranks import Ranks
-from uip.recipe import Recipe, RunConfig
+from uip.recipe import DataConfig, Recipe, RunConfig
 
 
 def run_device(run: RunConfig) -> torch.device:
@@ -112,10 +113,17 @@ def open_data(recipe: Recipe, model: CHGNet, ranks: Ranks) -> tuple[Dataset, Dat
     training = Dataset([open_store(path, settings, cache) for path in data.train])
     validation = Dataset([open_store(path, settings, cache) for path in data.validation])
     if not data.validation:
-        parts = random_split(len(training), data.validation_fraction, data.split_seed)
+        parts = split(training, data)
         training, validation = training.subset(parts[0]), training.subset(parts[1])
     set_references(recipe, model, training)
     return training, validation
+
+
+def split(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
+    """Numbers of the training and of the validation samples."""
+    if choice.split_by:
+        return group_split(groups_of(data, choice.split_by), choice.validation_fraction, choice.split_seed)
+    return random_split(len(data), choice.validation_fraction, choice.split_seed)
 
 
 def set_references(recipe: Recipe, model: CHGNet, training: Dataset) -> None:

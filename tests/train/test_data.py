@@ -16,12 +16,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from uip.data import dataset as datasets
-from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store, random_split
+from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
 from uip.data.read import labels_from_atoms, structure_from_atoms
 from uip.data.reference import compositions, energies, fit_reference
 from uip.data.sampler import cut, deal, epoch_order, portions
+from uip.data.split import group_split, groups_of, random_split
 from uip.graph import batch
+from uip.ranks import Ranks
 from uip.recipe import make_recipe, read_recipe
+from uip.setting import open_data, starting_model
 from uip.train import main, train
 
 SETTINGS = GraphSettings(6.0, 3.0, tuple(range(1, 31)))
@@ -140,6 +143,34 @@ def test_splits() -> None:
         random_split(10, 1.5, seed=0)
     with pytest.raises(ValueError, match="at least two structures, got 1"):
         random_split(1, 0.5, seed=0)
+
+
+def test_groups_stay_together(tmp_path: Path) -> None:
+    groups = [f"g{k}" for k in np.random.default_rng(0).integers(0, 12, 200)]
+    training, validation = group_split(groups, 0.2, seed=1)
+    assert sorted([*training, *validation]) == list(range(200))
+    assert not {groups[k] for k in training} & {groups[k] for k in validation}
+    assert 20 <= len(validation) <= 60
+    assert np.array_equal(validation, group_split(groups, 0.2, seed=1)[1])
+    assert not np.array_equal(validation, group_split(groups, 0.2, seed=2)[1])
+    assert [len(part) for part in group_split(["a", "b", "b"], 0.01, seed=0)] in ([2, 1], [1, 2])
+    with pytest.raises(ValueError, match=r"needs at least two groups, got 1 \(a\); split by something else"):
+        group_split(["a", "a"], 0.5, seed=0)
+
+
+def test_groups_are_formulas_or_what_a_file_says(tmp_path: Path) -> None:
+    frames = small.frames(8)
+    for number, atoms in enumerate(frames):
+        atoms.info["batch"] = number // 3
+    write(tmp_path / "a.xyz", frames)
+    data = Dataset([open_store(tmp_path / "a.xyz", SETTINGS, tmp_path)])
+    assert groups_of(data, "formula") == [atoms.symbols.formula.reduce()[0].format("hill") for atoms in frames]
+    assert groups_of(data.subset(np.array([7, 0])), "batch") == ["2", "0"]
+    with pytest.raises(ValueError, match="'mp_id' is missing from structure 0, which has: batch"):
+        groups_of(data, "mp_id")
+    recipe = small.recipe(tmp_path / "run", tmp_path / "a.xyz", data={"validation": [], "split_by": "formula"})
+    training, validation = open_data(recipe, starting_model(recipe), Ranks())
+    assert not set(groups_of(training, "formula")) & set(groups_of(validation, "formula"))
 
 
 def test_reference_energies_are_found(tmp_path: Path) -> None:

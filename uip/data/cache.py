@@ -2,6 +2,7 @@
 
     rows.npy             per structure: how many rows each shape letter of `uip.schema` stands for
     <field>.bin          the rows of all structures, one after the other; structure k is one slice
+    info.jsonl           per structure: what else its file says of it, as far as that is text or a number
     complete             written last: a folder without it is the rest of an interrupted build
 
 Edge vectors are not stored, they follow from positions, cell and shifts. Reals are float64, integers int32.
@@ -9,9 +10,10 @@ Edge vectors are not stored, they follow from positions, cell and shifts. Reals 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from uip.graph import Graph, edge_vectors
 from uip.schema import FIELDS
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised when the layout changes; part of every cache key."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -61,14 +63,14 @@ class Sample:
 
     graph: Graph
     targets: Targets
+    info: dict[str, Any] = field(default_factory=dict)
+    """What else is known of one structure: material, group, ... Splits ask for it, models never."""
 
 
 def join_targets(targets: Iterable[Targets]) -> Targets:
     """Targets of a batch, in the order of `uip.graph.batch`."""
     parts = list(targets)
-    return Targets(
-        **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Targets)}
-    )
+    return Targets(**{item.name: torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Targets)})
 
 
 def _letter(name: str) -> str:
@@ -86,7 +88,7 @@ def write_store(folder: Path, samples: Iterable[Sample]) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     files: dict[str, Any] = {}
-    rows = []
+    rows, infos = [], []
     try:
         for sample in samples:
             counts = dict.fromkeys(LETTERS, 0)
@@ -98,19 +100,28 @@ def write_store(folder: Path, samples: Iterable[Sample]) -> None:
                     files[name] = (building / f"{name}.bin").open("wb")
                 array.tofile(files[name])
             rows.append([counts[letter] for letter in LETTERS])
+            infos.append(json.dumps(plain(sample.info)))
     finally:
         for file in files.values():
             file.close()
     np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(LETTERS)))
+    (building / "info.jsonl").write_text("".join(f"{line}\n" for line in infos))
     (building / "complete").touch()
     shutil.rmtree(folder, ignore_errors=True)
     building.replace(folder)
+
+
+def plain(info: dict[str, Any]) -> dict[str, Any]:
+    """The values that are text or numbers."""
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in info.items()}
+    return {name: value for name, value in values.items() if isinstance(value, (str, int, float))}
 
 
 class Store:
     """The samples of a folder written by `write_store`; only what is asked for is read."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.rows: NDArray[np.int64] = np.load(folder / "rows.npy")
         starts = np.cumsum(self.rows, axis=0) - self.rows
         self.starts = {letter: starts[:, k] for k, letter in enumerate(LETTERS)}
@@ -129,6 +140,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def infos(self) -> list[dict[str, Any]]:
+        """What else is known of each structure."""
+        return [json.loads(line) for line in (self.folder / "info.jsonl").read_text().splitlines()]
 
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, as in memory."""

@@ -11,8 +11,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -95,11 +96,11 @@ def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure
 
 def _samples(path: Path, settings: GraphSettings) -> Iterator[Sample]:
     labelled = 0
-    for number, (_, structure, labels) in enumerate(labelled_structures(path)):
+    for number, (atoms, structure, labels) in enumerate(labelled_structures(path)):
         try:
             if "stress" in labels:
                 labels["stress"] = labels["stress"] * settings.stress_scale
-            yield make_sample(structure, labels, settings)
+            yield replace(make_sample(structure, labels, settings), info=dict(atoms.info))
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
         labelled += bool(labels)
@@ -143,6 +144,11 @@ class Dataset:
         """The samples under `numbers`."""
         return Dataset(self.stores, self.chosen[numbers])
 
+    def infos(self) -> list[dict[str, Any]]:
+        """What else is known of each sample: the text and numbers that came with it."""
+        every = [info for store in self.stores for info in store.infos()]
+        return [every[k] for k in self.chosen]
+
     def counts(self, letter: str) -> Integers:
         """Rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
         return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
@@ -176,18 +182,3 @@ def _key(path: Path, settings: GraphSettings) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return f"{path.stem}-{total.hexdigest()[:16]}"
-
-
-def random_split(num_samples: int, fraction: float, seed: int) -> tuple[Integers, Integers]:
-    """Numbers of the training and of the validation samples, the latter `fraction` of all, at least one of each.
-
-    Raises:
-        ValueError: a fraction outside ]0, 1[, or fewer than two samples.
-    """
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"`validation_fraction` must lie between 0 and 1, got {fraction}")
-    if num_samples < 2:
-        raise ValueError(f"a split needs at least two structures, got {num_samples}; name a validation file instead")
-    order = np.random.default_rng(seed).permutation(num_samples)
-    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
-    return np.sort(order[count:]), np.sort(order[:count])

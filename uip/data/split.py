@@ -1,0 +1,83 @@
+"""Which structures are set aside for validation: at random, or whole groups, so that no relative is learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.formula import Formula
+from numpy.typing import NDArray
+
+from uip.data.dataset import Dataset
+
+Integers = NDArray[np.int64]
+
+
+def random_split(num_samples: int, fraction: float, seed: int) -> tuple[Integers, Integers]:
+    """Numbers of the training and of the validation samples, the latter `fraction` of all, at least one of each.
+
+    Raises:
+        ValueError: a fraction outside ]0, 1[, or fewer than two samples.
+    """
+    check_fraction(fraction)
+    if num_samples < 2:
+        raise ValueError(f"a split needs at least two structures, got {num_samples}; name a validation file instead")
+    order = np.random.default_rng(seed).permutation(num_samples)
+    count = min(max(round(fraction * num_samples), 1), num_samples - 1)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def group_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[Integers, Integers]:
+    """As `random_split`, of samples of which those of one group stay together.
+
+    Groups are set aside in random order while that brings the validation part nearer to `fraction`.
+
+    Raises:
+        ValueError: a fraction outside ]0, 1[, or fewer than two groups.
+    """
+    check_fraction(fraction)
+    names, inverse, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"a split by group needs at least two groups, got {len(names)} ({', '.join(names)}); "
+            "split by something else, or name a validation file"
+        )
+    aside: list[int] = []
+    total, goal = 0, fraction * len(groups)
+    for k in np.random.default_rng(seed).permutation(len(names))[:-1]:
+        if not aside or abs(total + sizes[k] - goal) < abs(total - goal):
+            aside.append(int(k))
+            total += int(sizes[k])
+    chosen = np.isin(inverse, aside)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def check_fraction(fraction: float) -> None:
+    """Raises ValueError unless something remains on both sides."""
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"`validation_fraction` must lie between 0 and 1, got {fraction}")
+
+
+def groups_of(data: Dataset, key: str) -> list[str]:
+    """The group of each sample: its reduced formula ("formula"), or what its file says under `key`.
+
+    Raises:
+        ValueError: a structure without `key`.
+    """
+    if key == "formula":
+        return [_formula(data.read("atomic_numbers", k).numpy()) for k in range(len(data))]
+    infos = data.infos()
+    for number, info in enumerate(infos):
+        if key not in info:
+            raise ValueError(
+                f"'data.split_by' must be 'formula' or what every structure carries, but '{key}' is missing from "
+                f"structure {number}, which has: {', '.join(sorted(info)) or 'nothing'}"
+            )
+    return [str(info[key]) for info in infos]
+
+
+def _formula(atomic_numbers: Integers) -> str:
+    numbers, counts = np.unique(atomic_numbers, return_counts=True)
+    content = {chemical_symbols[z]: int(count) for z, count in zip(numbers, counts, strict=True)}
+    return Formula.from_dict(content).reduce()[0].format("hill")
