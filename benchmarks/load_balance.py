@@ -26,7 +26,7 @@ EPOCH = 40_000
 def real_costs(path: Path) -> Floats:
     """Modelled cost of every structure of a file, with CHGNet's cutoffs."""
     with tempfile.TemporaryDirectory() as cache:
-        store = open_store(path, GraphSettings(6.0, 3.0, tuple(range(1, 95))), Path(cache))
+        store = open_store(path, GraphSettings(6.0, 3.0, None, tuple(range(1, 95))), Path(cache))
         return CostModel()(Dataset([store]))
 
 

@@ -46,7 +46,7 @@ def load(path: Path, size: int, seed: int = 0) -> list[Any]:
 
 def our_step(frames: list[Any], readout: str) -> Step:
     """One step of `uip.train`."""
-    settings = GraphSettings(6.0, 3.0, tuple(range(1, 95)))
+    settings = GraphSettings(6.0, 3.0, None, tuple(range(1, 95)))
     samples = [make_sample(structure_from_atoms(a), labels_from_atoms(a), settings) for a in frames]
     sample = Sample(
         batch([s.graph for s in samples]).to(dtype=torch.float32),

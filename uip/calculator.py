@@ -12,8 +12,7 @@ from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from uip.data.read import structure_from_atoms
-from uip.models.chgnet import CHGNet
-from uip.neighbors import NeighborList
+from uip.models.potential import Potential
 from uip.predict import load_evaluator, split
 
 
@@ -38,7 +37,7 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        model: str | Path | CHGNet,
+        model: str | Path | Potential,
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -47,7 +46,7 @@ class Calculator(ASECalculator):
     ) -> None:
         super().__init__(**kwargs)
         self.evaluator = load_evaluator(model, device=device, dtype=dtype)
-        self.neighbors = NeighborList(self.evaluator.cutoff, self.evaluator.bond_cutoff, skin=skin)
+        self.neighbors = self.evaluator.neighbor_list(skin=skin)
 
     def calculate(
         self,

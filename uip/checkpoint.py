@@ -19,18 +19,23 @@ from typing import Any
 import torch
 
 from uip.config import from_dict, suggestion
+from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.ancestors import PUBLISHED, chgnet_from_file, is_chgnet, load_published, read_tensors
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.potential import Potential
 from uip.schema import SCHEMA_VERSION
 
 FORMAT = "uip-checkpoint"
-MODELS = {"chgnet": (CHGNet, CHGNetConfig)}
+MODELS: dict[str, tuple[type[Potential], type[Any]]] = {
+    "chgnet": (CHGNet, CHGNetConfig),
+    "allscaip": (AllScAIP, AllScAIPConfig),
+}
 FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".tar")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_checkpoint(model: CHGNet, path: Path | str, *, training: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str, Any] | None = None) -> None:
     """Write architecture, weights and card of `model` to `path`, replacing it at once or not at all.
 
     Args:
@@ -71,7 +76,7 @@ def read_training(path: Path | str) -> dict[str, Any]:
     return {**content["training"], "state": content["state"]}
 
 
-def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> CHGNet:
+def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Potential:
     """The potential `source`, ready for inference: a published name, our checkpoint, or a published checkpoint file.
 
     Raises:
@@ -84,7 +89,7 @@ def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu
     return model.to(device=place, dtype=real).requires_grad_(False).eval()
 
 
-def _load_file(path: Path) -> CHGNet:
+def _load_file(path: Path) -> Potential:
     if not path.exists() and path.name == str(path) and path.suffix not in FILE_SUFFIXES:
         raise ValueError(f"unknown model '{path}', and no such file{suggestion(str(path), PUBLISHED)}")
     content = read_tensors(path)
@@ -95,7 +100,7 @@ def _load_file(path: Path) -> CHGNet:
     return _from_content(content, path)
 
 
-def _from_content(content: dict[str, Any], path: Path) -> CHGNet:
+def _from_content(content: dict[str, Any], path: Path) -> Potential:
     if content["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
             f"{path} was written with schema {content['schema_version']}, this build reads {SCHEMA_VERSION}; update uip"

@@ -11,7 +11,6 @@ Read by csrc/record.cpp and `uip.program`.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import platform
 import tempfile
@@ -19,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from uip.checkpoint import parse_device, parse_dtype
 from uip.graph import Graph
-from uip.models.chgnet import CHGNet
-from uip.models.heads import read_out
+from uip.models.heads import energy_and_gradient, read_out
+from uip.models.potential import Potential
 from uip.neighbors import build_graph, check_structure
 from uip.nn.basis import RadialBasis
 from uip.parallel import load_library, use_ops
 from uip.program import load_program
 from uip.schema import FIELDS, SCHEMA_VERSION
 
-OUTPUTS = ("node_energy", "edge_grad", "magmoms")
 PORTABLE = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
 """Code for any x86-64 processor with AVX2. By default the compiler writes for the processor it runs on."""
 DYNAMIC = {"cpp.dynamic_threads": True}
@@ -48,7 +47,7 @@ DYNAMIC = {"cpp.dynamic_threads": True}
 
 
 def export_model(
-    model: CHGNet,
+    model: Potential,
     path: Path | str,
     *,
     dtype: str = "float32",
@@ -116,7 +115,7 @@ def _check_program(file: Path, place: torch.device) -> None:
         ) from error
 
 
-def _exact_form(model: CHGNet) -> CHGNet:
+def _exact_form(model: Potential) -> Potential:
     """A float64 copy that evaluates its envelopes exactly, not with the published code's rounding errors."""
     exact = deepcopy(model).to(device="cpu", dtype=torch.float64).requires_grad_(False).eval()
     for module in exact.modules():
@@ -125,52 +124,43 @@ def _exact_form(model: CHGNet) -> CHGNet:
     return exact
 
 
-def input_names(model: CHGNet) -> tuple[str, ...]:
-    """What the model reads, in call order: names of `uip.schema`."""
-    return tuple(inspect.signature(model.forward).parameters)
-
-
-def _trace(model: CHGNet) -> GraphModule:
+def _trace(model: Potential) -> GraphModule:
     """Energy and gradient as one graph of tensor operations, the ops of `uip.parallel` among them."""
-    names = input_names(model)
 
     def program(*tensors: Tensor) -> tuple[Tensor, ...]:
-        inputs = dict(zip(names, tensors, strict=True))
-        inputs["edge_vec"] = edge_vec = inputs["edge_vec"].detach().requires_grad_()
-        output = model(**inputs)
-        edge_grad = output.edge_grad
-        if model.conservative:
-            (edge_grad,) = torch.autograd.grad(output.node_energy.sum(), edge_vec)
-        return tuple(x.detach().contiguous() for x in (output.node_energy, edge_grad, output.magmoms))
+        inputs = dict(zip(model.inputs, tensors, strict=True))
+        results = energy_and_gradient(model, inputs) if model.conservative else model(**inputs)._asdict()
+        present = {name: value.detach().contiguous() for name, value in results.items() if value is not None}
+        return tuple(present[name] for name in model.program_outputs)
 
     with use_ops():
         return make_fx(program, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*_sample(model))
 
 
-def _sample(model: CHGNet) -> list[Tensor]:
+def _sample(model: Potential) -> list[Tensor]:
     """Inputs to trace with. All sizes differ, ghosts included: equal ones would be taken for one and the same."""
     graph = _on_model(_cluster(8, model), model)
     tensors = graph.tensors()
     tensors["atomic_numbers"] = torch.cat([graph.atomic_numbers, graph.atomic_numbers[:3]])
-    sizes = {FIELDS[name].letter: tensors[name].shape[FIELDS[name].batch_axis] for name in input_names(model)}
+    sizes = {FIELDS[name].letter: tensors[name].shape[FIELDS[name].batch_axis] for name in model.inputs}
     assert len(set(sizes.values())) == len(sizes), sizes
-    return [tensors[name] for name in input_names(model)]
+    return [tensors[name] for name in model.inputs]
 
 
-def _cluster(num_atoms: int, model: CHGNet) -> Graph:
+def _cluster(num_atoms: int, model: Potential) -> Graph:
     """A few atoms near the points of a cubic grid, with many elements, bonds and angles."""
     rng = np.random.default_rng(num_atoms)
     grid = 2.2 * np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)])
     positions = grid[:num_atoms] + rng.uniform(-0.2, 0.2, (num_atoms, 3))
     elements = rng.choice(model.elements, num_atoms)
-    return build_graph(check_structure(elements, positions), model.cutoff, model.bond_cutoff)
+    return build_graph(check_structure(elements, positions), model.cutoff, model.bond_cutoff, model.soft)
 
 
-def _on_model(graph: Graph, model: CHGNet) -> Graph:
+def _on_model(graph: Graph, model: Potential) -> Graph:
     return graph.to(device=model.reference_energy.device, dtype=model.reference_energy.dtype)
 
 
-def _record(exact: CHGNet, ready: CHGNet, *, native: bool, compiled: bool) -> dict[str, Any]:
+def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool) -> dict[str, Any]:
     """What the file says of itself; `Metadata` in csrc/model.h, in plain containers."""
     card = exact.card
     return {
@@ -181,13 +171,13 @@ def _record(exact: CHGNet, ready: CHGNet, *, native: bool, compiled: bool) -> di
         "dtype": str(ready.reference_energy.dtype).removeprefix("torch."),
         "device": ready.reference_energy.device.type,
         "cutoff": float(exact.cutoff),
-        "bond_cutoff": float(exact.bond_cutoff),
+        "bond_cutoff": float(exact.bond_cutoff or 0.0),
+        "soft": asdict(exact.soft) if exact.soft else {},
         "elements": list(exact.elements),
-        "inputs": list(input_names(exact)),
-        "outputs": list(OUTPUTS),
+        "inputs": list(exact.inputs),
+        "outputs": list(exact.program_outputs),
         "conservative": exact.conservative,
-        # the bias of version 0.2.0 asks whether a structure has an angle anywhere, which one rank cannot know
-        "parallel": not exact.config.output_bias,
+        "parallel": exact.parallel,
         "instructions": _instructions(native) if compiled else "",
         "licence": card.licence,
         "theory": card.theory,
@@ -204,13 +194,13 @@ def _instructions(native: bool) -> str:
     return "AVX2" if portable else present if present.startswith("AVX") else ""
 
 
-def _self_test(graph: Graph, exact: CHGNet, ready: CHGNet) -> dict[str, dict[str, Tensor]]:
+def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, dict[str, Tensor]]:
     """Inputs in the program's dtype and what the exact model says of them."""
     rounded = graph.to(dtype=ready.reference_energy.dtype)
     answers = read_out(exact, rounded.to(dtype=torch.float64))
     return {
-        "inputs": {name: rounded.tensors()[name].clone() for name in input_names(exact)},
-        "outputs": {name: getattr(answers, name).clone() for name in OUTPUTS},
+        "inputs": {name: rounded.tensors()[name].clone() for name in exact.inputs},
+        "outputs": {name: getattr(answers, name).clone() for name in exact.program_outputs},
     }
 
 
@@ -246,7 +236,7 @@ def _scriptable(program: GraphModule) -> GraphModule:
     return script
 
 
-def serial_program(model: CHGNet, dtype: str) -> GraphModule:
+def serial_program(model: Potential, dtype: str) -> GraphModule:
     """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file.
 
     It stands being frozen and run by the optimising executor, which engines other than ours do.

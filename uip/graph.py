@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from uip.schema import FIELDS
@@ -36,6 +37,8 @@ class Graph:
     bond_index: Tensor | None = None
     reverse_bond: Tensor | None = None
     angle_index: Tensor | None = None
+    nearest_edges: Tensor | None = None
+    bond_slots: Tensor | None = None
     charge: Tensor | None = None
     spin: Tensor | None = None
 
@@ -86,6 +89,8 @@ class Outputs:
     energy: Tensor
     node_energy: Tensor
     edge_grad: Tensor | None = None
+    position_grad: Tensor | None = None
+    strain_grad: Tensor | None = None
     forces: Tensor | None = None
     virial: Tensor | None = None
     stress: Tensor | None = None
@@ -110,7 +115,10 @@ def batch(graphs: Sequence[Graph]) -> Graph:
         values = [part[name] for part in parts]
         if field.indexes:
             offsets = _offsets(count[field.indexes] for count in counts)
-            values = [value + offset for value, offset in zip(values, offsets, strict=True)]
+            values = [torch.where(value < 0, value, value + o) for value, o in zip(values, offsets, strict=True)]
+        if field.is_padded:
+            width = max(value.shape[1] for value in values)
+            values = [F.pad(value, (0, width - value.shape[1]), value=-1) for value in values]
         joined[name] = torch.cat(values, dim=field.batch_axis)
     return Graph(**joined)
 

@@ -15,6 +15,8 @@ import vesin
 from numpy.typing import ArrayLike, NDArray
 
 from uip.graph import Graph
+from uip.neighborhood import is_bond, nearest_edges, padded_rows
+from uip.ops.soft_rank import SoftNearest
 
 MIN_DISTANCE = 0.1
 """A; closer atoms are a mistake in the input, no model knows what to say about them."""
@@ -154,12 +156,15 @@ class NeighborList:
 
     Args:
         cutoff: A; edges are shorter.
-        bond_cutoff: A; bonds, which form angles, are shorter. None: no bonds, no angles.
+        bond_cutoff: A; bonds, which form angles, are shorter. None: no angles.
+        soft: makes bonds of edges to soft nearest neighbours. None: no such bonds.
         skin: A; 0 searches every time.
     """
 
-    def __init__(self, cutoff: float, bond_cutoff: float | None = None, *, skin: float = 0.0) -> None:
-        self.cutoff, self.bond_cutoff, self.skin = cutoff, bond_cutoff, skin
+    def __init__(
+        self, cutoff: float, bond_cutoff: float | None = None, soft: SoftNearest | None = None, *, skin: float = 0.0
+    ) -> None:
+        self.cutoff, self.bond_cutoff, self.soft, self.skin = cutoff, bond_cutoff, soft, skin
         self.num_searches = 0
         self._built: Structure | None = None
         self._pairs: Pairs | None = None
@@ -179,9 +184,11 @@ class NeighborList:
         near = distances < self.cutoff
         pairs, vectors, distances = self._pairs.select(near), vectors[near], distances[near]
         _check_distances(pairs, distances)
-        return _to_graph(structure, pairs, vectors, self._bonds(pairs, distances))
+        return _to_graph(structure, pairs, vectors, self._bonds(pairs, distances, structure.atomic_numbers.size))
 
-    def _bonds(self, pairs: Pairs, distances: Floats) -> dict[str, Integers]:
+    def _bonds(self, pairs: Pairs, distances: Floats, num_atoms: int) -> dict[str, Integers]:
+        if self.soft is not None:
+            return _soft_bonds(pairs, distances, num_atoms, self.soft)
         if self.bond_cutoff is None:
             return {}
         short = distances < self.bond_cutoff
@@ -216,9 +223,25 @@ class NeighborList:
         return bool(shrink * (self.cutoff + self.skin) - 2.0 * moved >= self.cutoff)
 
 
-def build_graph(structure: Structure, cutoff: float, bond_cutoff: float | None = None) -> Graph:
-    """The graph of one structure, float64 on the CPU."""
-    return NeighborList(cutoff, bond_cutoff).build(structure)
+def build_graph(
+    structure: Structure, cutoff: float, bond_cutoff: float | None = None, soft: SoftNearest | None = None
+) -> Graph:
+    """The graph of one structure, float64 on the CPU; arguments as of `NeighborList`."""
+    return NeighborList(cutoff, bond_cutoff, soft).build(structure)
+
+
+def _soft_bonds(pairs: Pairs, distances: Floats, num_atoms: int, soft: SoftNearest) -> dict[str, Integers]:
+    nearest = nearest_edges(pairs.centre, distances, num_atoms, soft)
+    chosen = is_bond(pairs.centre, pairs.reverse, distances, nearest, soft)
+    mask = np.zeros(pairs.centre.size, dtype=bool)
+    mask[chosen] = True
+    bonds = pairs.select(mask)
+    return {
+        "bond_index": chosen,
+        "reverse_bond": bonds.reverse,
+        "nearest_edges": nearest,
+        "bond_slots": padded_rows(bonds.centre, np.arange(chosen.size), num_atoms),
+    }
 
 
 def _check_distances(pairs: Pairs, distances: Floats) -> None:

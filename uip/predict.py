@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from uip.checkpoint import load_model, parse_device, parse_dtype
 from uip.graph import Graph, Outputs, batch
 from uip.models.card import Card
-from uip.models.chgnet import CHGNet
 from uip.models.heads import read_out
-from uip.neighbors import Structure, build_graph
+from uip.models.potential import Potential
+from uip.neighbors import NeighborList, Structure
+from uip.ops.soft_rank import SoftNearest
 from uip.program import Program, load_program
 
 PROGRAM_SUFFIXES = (".pt2", ".pt")
@@ -37,6 +38,7 @@ class Evaluator:
     card: Card
     cutoff: float
     bond_cutoff: float | None
+    soft: SoftNearest | None
     elements: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
@@ -62,6 +64,10 @@ class Evaluator:
             )
         return outputs
 
+    def neighbor_list(self, *, skin: float = 0.0) -> NeighborList:
+        """What builds the graphs that this potential reads; `skin` in A."""
+        return NeighborList(self.cutoff, self.bond_cutoff, self.soft, skin=skin)
+
     def check_elements(self, atomic_numbers: NDArray[np.int64]) -> None:
         """Raises ValueError for an element that the model does not know."""
         unknown = sorted(set(atomic_numbers.tolist()) - set(self.elements))
@@ -73,16 +79,16 @@ class Evaluator:
             raise ValueError(f"the structure has {names}, but '{self.card.name}' knows {known}; use another model")
 
 
-def load_evaluator(source: str | Path | CHGNet, *, device: str | None = None, dtype: str | None = None) -> Evaluator:
+def load_evaluator(source: str | Path | Potential, *, device: str | None = None, dtype: str | None = None) -> Evaluator:
     """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
     Args:
         device: "cpu", "cuda", ... or "auto"; None: the CPU, or what a program was exported for.
         dtype: "float32" or "float64"; None: float32, or what a model or a program already has.
     """
-    if not isinstance(source, CHGNet) and Path(source).suffix in PROGRAM_SUFFIXES:
+    if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
         return _from_program(load_program(source, device_index=_index(device)), device, dtype)
-    if isinstance(source, CHGNet):
+    if isinstance(source, Potential):
         present = str(source.reference_energy.dtype).removeprefix("torch.")
         model = deepcopy(source).to(device=parse_device(device or "cpu"), dtype=parse_dtype(dtype or present))
         model.requires_grad_(False).eval()
@@ -93,6 +99,7 @@ def load_evaluator(source: str | Path | CHGNet, *, device: str | None = None, dt
         card=model.card,
         cutoff=model.cutoff,
         bond_cutoff=model.bond_cutoff,
+        soft=model.soft,
         elements=model.elements,
         dtype=reference.dtype,
         device=reference.device,
@@ -119,6 +126,7 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
         card=program.card,
         cutoff=program.cutoff,
         bond_cutoff=program.bond_cutoff,
+        soft=program.soft,
         elements=program.elements,
         dtype=program.dtype,
         device=program.device,
@@ -139,9 +147,10 @@ def predict(evaluator: Evaluator, structures: Iterable[Structure], *, max_cost: 
 def _batches(evaluator: Evaluator, structures: Iterable[Structure], max_cost: int) -> Iterator[list[Graph]]:
     waiting: list[Graph] = []
     total = 0
+    neighbors = evaluator.neighbor_list()
     for structure in structures:
         evaluator.check_elements(structure.atomic_numbers)
-        graph = build_graph(structure, evaluator.cutoff, evaluator.bond_cutoff)
+        graph = neighbors.build(structure)
         cost = graph.num_atoms + graph.num_edges // 2 + graph.num_angles
         if waiting and total + cost > max_cost:
             yield waiting

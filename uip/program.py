@@ -15,6 +15,7 @@ from torch import Tensor
 from uip.graph import Graph, Outputs
 from uip.models.card import Card
 from uip.models.heads import with_forces
+from uip.ops.soft_rank import SoftNearest
 from uip.parallel import load_library
 
 
@@ -26,7 +27,9 @@ class Program:
     cutoff: float
     """A."""
     bond_cutoff: float | None
-    """A; None: the model has no bonds."""
+    """A; None: the model has no angles."""
+    soft: SoftNearest | None
+    """What makes an edge a bond; None: `bond_cutoff` does."""
     elements: tuple[int, ...]
     """Atomic numbers that the program knows."""
     dtype: torch.dtype
@@ -47,8 +50,7 @@ class Program:
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch, in the program's dtype."""
         real = graph.to(device=self.device, dtype=self.dtype)
-        outputs = self.run(real)
-        return with_forces(real, outputs["node_energy"], outputs["edge_grad"], outputs.get("magmoms"))
+        return with_forces(real, self.run(real))
 
 
 def load_program(path: Path | str, *, device_index: int = 0) -> Program:
@@ -84,6 +86,7 @@ def _program(handle: Any, record: dict[str, Any], device_index: int) -> Program:
         card=Card(**{key: record[key] for key in ("name", "theory", "licence", "reference")}),
         cutoff=record["cutoff"],
         bond_cutoff=record["bond_cutoff"] or None,
+        soft=SoftNearest(**record["soft"]) if record["soft"] else None,
         elements=tuple(record["elements"]),
         dtype=getattr(torch, record["dtype"]),
         device=device,

@@ -4,7 +4,8 @@ Batching (`uip.graph`), the table in docs/conventions.md and `csrc/schema.h` com
 `python -m uip.schema` rewrites the two generated files, `python -m uip.schema --check` compares them.
 
 Shape letters: N owned atoms, R rows (owned atoms first, then ghosts; N in serial runs), E directed
-edges, S bonds (edges short enough to form angles), A angles, B graphs.
+edges, S bonds (edges that carry angles or messages: those within an angle cutoff, or those to soft nearest
+neighbours), A angles, B graphs, M nearest neighbours, K bonds of the atom that has most.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Field:
         return next(axis for axis, letter in enumerate(self.shape) if letter.isalpha())
 
     @property
+    def is_padded(self) -> bool:
+        """Whether rows differ in length and are filled up with -1."""
+        return len(self.shape) > 1 and all(size.isalpha() for size in self.shape)
+
+    @property
     def letter(self) -> str:
         """What the rows along the batch axis are."""
         return self.shape[self.batch_axis]
@@ -52,9 +58,11 @@ INPUTS = (
     Field("shifts", ("E", "3"), "int64", "cells", "whole cells added to j"),
     Field("edge_vec", ("E", "3"), "real", "A", "r_j - r_i + shifts @ cell"),
     Field("reverse_edge", ("E",), "int64", "", "the edge (j -> i) with the opposite vector", "E"),
-    Field("bond_index", ("S",), "int64", "", "the edges within the angle cutoff, ascending", "E"),
+    Field("bond_index", ("S",), "int64", "", "the edges that are bonds, ascending", "E"),
     Field("reverse_bond", ("S",), "int64", "", "the bond (j -> i) with the opposite vector", "S"),
     Field("angle_index", ("2", "A"), "int64", "", "two different bonds with the same centre; sorted by the first", "S"),
+    Field("nearest_edges", ("N", "M"), "int64", "", "an atom's edges to its nearest neighbours, padded with -1", "E"),
+    Field("bond_slots", ("N", "K"), "int64", "", "an atom's bonds, padded with -1", "S"),
     Field("charge", ("B",), "int64", "e", "total charge"),
     Field("spin", ("B",), "int64", "", "spin multiplicity 2S + 1"),
 )
@@ -63,6 +71,8 @@ OUTPUTS = (
     Field("energy", ("B",), "real", "eV", "total, never per atom"),
     Field("node_energy", ("N",), "real", "eV", "one atom's part of the energy"),
     Field("edge_grad", ("E", "3"), "real", "eV/A", "dE / d edge_vec"),
+    Field("position_grad", ("N", "3"), "real", "eV/A", "dE / d positions beyond what edge_grad says"),
+    Field("strain_grad", ("N", "3", "3"), "real", "eV", "an atom's part of dE / d eps beyond what edge_grad says"),
     Field("forces", ("N", "3"), "real", "eV/A", "-dE / d positions"),
     Field("virial", ("B", "3", "3"), "real", "eV", "-stress * V (LAMMPS sign): minus the strain derivative dE / d eps"),
     Field("stress", ("B", "3", "3"), "real", "eV/A^3", "dE / d eps / V, positive under tension (ASE sign)"),

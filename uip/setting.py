@@ -104,7 +104,7 @@ def open_data(recipe: Recipe, model: CHGNet, ranks: Ranks) -> tuple[Dataset, Dat
     The first rank builds graphs that are not cached yet, the others wait for it.
     """
     data = recipe.data
-    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.elements, data.stress_scale)
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements, data.stress_scale)
     cache = Path(data.cache) if data.cache else Path(recipe.run.folder) / "cache"
     if ranks.is_first:
         for path in (*data.train, *data.validation):

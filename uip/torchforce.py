@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from uip.export import input_names, serial_program
-from uip.models.chgnet import CHGNet
+from uip.export import serial_program
+from uip.models.potential import Potential
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 
@@ -181,7 +181,7 @@ INPUTS = (
 
 
 def export_torchforce(
-    model: CHGNet,
+    model: Potential,
     path: Path | str,
     atomic_numbers: Sequence[int],
     *,
@@ -212,7 +212,10 @@ def export_torchforce(
         raise ValueError(
             f"`particles` must name a place for each of the {len(atomic_numbers)} atomic numbers, got {len(particles)}"
         )
-    assert input_names(model) == INPUTS
+    if model.inputs != INPUTS or model.bond_cutoff is None:
+        raise ValueError(
+            f"a file for openmm-torch must hold a CHGNet, got a model of kind '{model.name}'; use uip's force"
+        )
     program = serial_program(model, dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; openmm-torch reads nothing else

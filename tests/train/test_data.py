@@ -27,7 +27,7 @@ from uip.recipe import make_recipe, read_recipe
 from uip.setting import open_data, starting_model
 from uip.train import main, train
 
-SETTINGS = GraphSettings(6.0, 3.0, tuple(range(1, 31)))
+SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
 
 
 def test_the_cache_gives_back_what_was_built(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_cache_is_used_again_and_follows_the_file(tmp_path: Path, monkeypatc
     assert not built
     small.write_frames(path, 3)
     assert len(open_store(path, SETTINGS, tmp_path / "cache")) == 3
-    open_store(path, GraphSettings(5.0, 3.0, SETTINGS.elements), tmp_path / "cache")
+    open_store(path, GraphSettings(5.0, 3.0, None, SETTINGS.elements), tmp_path / "cache")
     assert len(built) == 2
 
 

@@ -23,7 +23,7 @@ def model() -> CHGNet:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, model: CHGNet) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
-    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.elements)
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements)
     return Dataset([open_store(small.write_frames(folder / "four.xyz", 4), settings, folder)])
 
 

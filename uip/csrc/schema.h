@@ -24,12 +24,16 @@ constexpr const char *shifts = "shifts";
 constexpr const char *edge_vec = "edge_vec";
 // [E] int64: the edge (j -> i) with the opposite vector
 constexpr const char *reverse_edge = "reverse_edge";
-// [S] int64: the edges within the angle cutoff, ascending
+// [S] int64: the edges that are bonds, ascending
 constexpr const char *bond_index = "bond_index";
 // [S] int64: the bond (j -> i) with the opposite vector
 constexpr const char *reverse_bond = "reverse_bond";
 // [2 A] int64: two different bonds with the same centre; sorted by the first
 constexpr const char *angle_index = "angle_index";
+// [N M] int64: an atom's edges to its nearest neighbours, padded with -1
+constexpr const char *nearest_edges = "nearest_edges";
+// [N K] int64: an atom's bonds, padded with -1
+constexpr const char *bond_slots = "bond_slots";
 // [B] int64, e: total charge
 constexpr const char *charge = "charge";
 // [B] int64: spin multiplicity 2S + 1
@@ -42,6 +46,10 @@ constexpr const char *energy = "energy";
 constexpr const char *node_energy = "node_energy";
 // [E 3] real, eV/A: dE / d edge_vec
 constexpr const char *edge_grad = "edge_grad";
+// [N 3] real, eV/A: dE / d positions beyond what edge_grad says
+constexpr const char *position_grad = "position_grad";
+// [N 3 3] real, eV: an atom's part of dE / d eps beyond what edge_grad says
+constexpr const char *strain_grad = "strain_grad";
 // [N 3] real, eV/A: -dE / d positions
 constexpr const char *forces = "forces";
 // [B 3 3] real, eV: -stress * V (LAMMPS sign): minus the strain derivative dE / d eps

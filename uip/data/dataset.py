@@ -26,6 +26,7 @@ from uip.data.cache import CACHE_VERSION, Sample, Store, Targets, join_targets, 
 from uip.data.read import Labels, labels_from_atoms, read_atoms, structure_from_atoms
 from uip.graph import batch
 from uip.neighbors import Structure, build_graph
+from uip.ops.soft_rank import SoftNearest
 
 Integers = NDArray[np.int64]
 
@@ -36,6 +37,7 @@ class GraphSettings:
 
     cutoff: float
     bond_cutoff: float | None
+    soft: SoftNearest | None
     elements: tuple[int, ...]
     stress_scale: float = 1.0
     """What turns stress labels into eV/A^3, positive under tension."""
@@ -60,7 +62,7 @@ def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -
         else torch.full(shape, torch.nan, dtype=torch.float64)
         for name, shape in shapes.items()
     }
-    return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff), Targets(**targets))
+    return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft), Targets(**targets))
 
 
 def check_labels(structure: Structure, labels: Labels) -> None:

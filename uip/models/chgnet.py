@@ -16,8 +16,8 @@ the last angle update, which nothing reads, does not exist.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.direct import DirectGradient
+from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
 from uip.parallel import BONDS, ghost_gather, reverse_edges
@@ -62,14 +63,6 @@ class CHGNetConfig:
     def __post_init__(self) -> None:
         if self.readout not in ("gradient", "direct"):
             raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
-
-
-class Output(NamedTuple):
-    """node_energy (N,) eV, summing to the total energy; magmoms (N,) mu_B; edge_grad (E, 3) eV/A, of direct readout."""
-
-    node_energy: Tensor
-    magmoms: Tensor
-    edge_grad: Tensor | None = None
 
 
 class AtomUpdate(nn.Module):
@@ -139,15 +132,13 @@ class AngleUpdate(nn.Module):
         return t + angle_message(self.message, e, t, v, bond_centre, angle_index)
 
 
-class CHGNet(nn.Module):
-    """Energies and magnetic moments of atoms; see the module's text.
-
-    Forces and stress are gradients with respect to `edge_vec` and live outside (`uip.models.heads`).
-    """
+class CHGNet(Potential):
+    """Energies and magnetic moments of atoms; see the module's text."""
 
     name = "chgnet"
+    inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
-    reference_energy: Tensor
+    program_outputs = ("node_energy", "edge_grad", "magmoms")
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
@@ -180,11 +171,6 @@ class CHGNet(nn.Module):
         self.direct = None if self.conservative else DirectGradient(channels, norm=config.norm)
 
     @property
-    def conservative(self) -> bool:
-        """Whether forces are derivatives of the energy."""
-        return self.config.readout == "gradient"
-
-    @property
     def cutoff(self) -> float:
         return self.config.cutoff
 
@@ -193,13 +179,9 @@ class CHGNet(nn.Module):
         return self.config.bond_cutoff
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that the model knows."""
-        return tuple(range(1, self.config.num_elements + 1))
-
-    def settings(self) -> dict[str, object]:
-        """What rebuilds this architecture: `CHGNet(from_dict(CHGNetConfig, settings))`."""
-        return asdict(self.config)
+    def parallel(self) -> bool:
+        # the bias of version 0.2.0 asks whether a structure has an angle anywhere, which one rank cannot know
+        return not self.config.output_bias
 
     def forward(
         self,

@@ -14,7 +14,7 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
-from uip.neighbors import NeighborList, check_structure
+from uip.neighbors import check_structure
 from uip.predict import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
 from uip.program import load_program
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
@@ -38,7 +38,7 @@ class PythonPotential:
         _check_charge_and_spin(model, s["charge"], s["spin"])
         self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"])
         self.evaluator.check_elements(self.atomic_numbers)
-        self.neighbors = NeighborList(self.evaluator.cutoff, self.evaluator.bond_cutoff, skin=s["skin"])
+        self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("name", "content", "atomic_numbers", "settings")}

@@ -1,0 +1,448 @@
+"""AllScAIP (Qu, Wood, Krishnapriyan, Ulissi, arXiv:2603.06567) as a function of edge vectors.
+
+Letters: N atoms, S bonds (edges to soft nearest neighbours, `uip.ops.soft_rank`), T = N + S tokens, K bonds of the
+atom that has most, H channels. Every atom i owns a row of tokens: its own, v_i, and t_ij for each bond. Per block, with
+every attention and every FFN reading normalised tokens and its result scaled by a learned number,
+
+    row i: tokens attend to each other, logits + ln w_ij                 neighbourhood, seen from the source
+    row j: the tokens t_ij of all i attend to each other likewise        neighbourhood, seen from the destination
+    t_ij += FFN(t_ij)
+    v_i  += attention over all atoms of the structure;  v_i += FFN(v_i)
+
+and E = sum_i MLP(v_i). Row j is nothing but the tokens of j's bonds reversed: `reverse_edges` carries them there and
+back, also from and to other ranks. Tokens are stored without padding; the last block computes what its readers read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uip.models.card import Card
+from uip.models.potential import Output, Potential
+from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
+from uip.ops.attention import NUM_FREQUENCIES, Radial, attend
+from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
+from uip.parallel import BONDS, reverse_edges
+
+HARMONICS_DEGREE = 5
+"""Of the direction of a bond, in its token."""
+ORDER_DEGREE = 9
+"""Of the bond-orientational order of an atom's neighbours."""
+MAX_CHARGE, MAX_SPIN = 100, 100
+INPUTS = (
+    *("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond"),
+    *("nearest_edges", "bond_slots", "charge", "spin"),
+)
+
+
+@dataclass(frozen=True)
+class AllScAIPConfig:
+    """Architecture of an AllScAIP; the defaults are size "md" as published (`SIZES` has the others)."""
+
+    num_elements: int = 109
+    """Elements 1 (H) .. num_elements are known."""
+    channels: int = 640
+    num_layers: int = 10
+    num_heads: int = 10
+    node_attention: bool = True
+    """All-to-all attention ("No"); without it an atom feels what is within 12 A per layer."""
+    angular: bool = False
+    """Legendre angular encoding ("An") in the neighbourhood attention."""
+    angular_channels: tuple[int, ...] = (20, 10, 4, 10, 20)
+    """Channels of a head for each degree l = 0, 1, ..."""
+    radial: bool = False
+    """Radial bias ("Si", ERoPE) in the all-to-all attention."""
+    smooth: bool = True
+    """Neighbours enter the bond-orientational order with their envelope. False, as in published weights: with 1 or 0,
+    so that energy and forces jump when a neighbour enters or leaves."""
+    num_radial: int = 512
+    """Gaussians of the distance."""
+    k: float = 30.0
+    nearest: int = 50
+    cutoff: float = 6.0
+    """A; with k and nearest: `SoftNearest`."""
+    readout: str = "gradient"
+    """"gradient": forces and stress are derivatives of the energy; "direct": forces are predicted, stress is not."""
+
+    def __post_init__(self) -> None:
+        if self.readout not in ("gradient", "direct"):
+            raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
+        if self.channels % self.num_heads:
+            raise ValueError(f"`channels` must be a multiple of `num_heads`, got {self.channels} and {self.num_heads}")
+        if self.angular and sum(self.angular_channels) != self.channels // self.num_heads:
+            raise ValueError(
+                f"`angular_channels` must add up to channels / num_heads = {self.channels // self.num_heads}, "
+                f"got {list(self.angular_channels)}"
+            )
+        if self.radial and not self.node_attention:
+            raise ValueError("`radial` is a bias of the all-to-all attention; it needs `node_attention = true`")
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "sm": {"channels": 512, "num_layers": 6, "num_heads": 8},
+    "md": {"channels": 640, "num_layers": 10, "num_heads": 10},
+    "lg": {"channels": 1024, "num_layers": 8, "num_heads": 16},
+    "xlg": {"channels": 2048, "num_layers": 12, "num_heads": 32},
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of tokens as a padded table, and what attention within them needs."""
+
+    tokens: Tensor
+    """(N K+1,) token in each slot; the first of a row is the atom's own; an empty slot repeats it."""
+    slots: Tensor
+    """(T,) slot of each token."""
+    bias: Tensor
+    """(N, 1, 1, K+1) ln w; very negative for empty slots."""
+    legendre: list[Tensor] | None
+    """By degree, (N, 1, K+1, K+1): P_l of the angle between two bonds; 0 where a token has no direction and l > 0."""
+
+    @property
+    def num_atoms(self) -> int:
+        return self.bias.shape[0]
+
+
+class RowAttention(nn.Module):
+    """Tokens of a row attend to each other: (T, H) to what is added to them, (T, H)."""
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        self.channels, self.heads, self.degrees = config.channels, config.num_heads, config.angular_channels
+        self.norm = nn.RMSNorm(config.channels)
+        self.qkv = nn.Linear(config.channels, 3 * config.channels)
+        self.output = nn.Linear(config.channels, config.channels)
+        self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        q, k, v = self._table(self.qkv(self.norm(x)), rows).unbind(0)
+        context = attend_rows(q, k, v, rows, self.degrees).flatten(0, 1)
+        return self.scale * self.output(context.index_select(0, rows.slots))
+
+    def of_atoms(self, x: Tensor, rows: Rows) -> Tensor:
+        """Only what is added to the atoms' own tokens, (N, H)."""
+        normed = self.norm(x)
+        weight, bias = self.qkv.weight.split([self.channels, 2 * self.channels]), self.qkv.bias
+        q = F.linear(normed[: rows.num_atoms], weight[0], bias[: self.channels])
+        k, v = self._table(F.linear(normed, weight[1], bias[self.channels :]), rows).unbind(0)
+        context = attend_rows(q.view(rows.num_atoms, self.heads, 1, -1), k, v, rows, self.degrees)
+        return self.scale * self.output(context.squeeze(1))
+
+    def _table(self, x: Tensor, rows: Rows) -> Tensor:
+        """(T, n H) to (n, N, h, K+1, d)."""
+        table = x.index_select(0, rows.tokens).view(rows.num_atoms, -1, x.shape[1] // self.channels, self.channels)
+        return table.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, rows: Rows, degrees: tuple[int, ...]) -> Tensor:
+    """(N, Q, H) of the first Q queries (N, h, Q, d) and all keys and values (N, h, K+1, d) of each row."""
+    q = q / math.sqrt(q.shape[3])
+    if rows.legendre is None:
+        logits = q @ k.mT
+    else:
+        parts = zip(rows.legendre, q.split(degrees, dim=3), k.split(degrees, dim=3), strict=True)
+        logits = torch.stack([p[:, :, : q.shape[2]] * (a @ b.mT) for p, a, b in parts]).sum(0)
+    weights = torch.softmax(logits + rows.bias, dim=3)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where atoms are, for attention over all of them; fields as in `uip.schema` and `uip.ops.attention.Radial`."""
+
+    graph_index: Tensor
+    positions: Tensor | None = None
+    strain: Tensor | None = None
+    cell: Tensor | None = None
+    pbc: Tensor | None = None
+
+    def radial(self, weight: Tensor | None) -> Radial | None:
+        if weight is None:
+            return None
+        assert self.positions is not None
+        assert self.cell is not None
+        assert self.pbc is not None
+        return Radial(weight, self.positions, self.strain, self.cell, self.pbc)
+
+
+class NodeAttention(nn.Module):
+    """Every atom attends to every atom of its structure: (N, H) to what is added to them, (N, H)."""
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.norm = nn.RMSNorm(config.channels)
+        self.qkv = nn.Linear(config.channels, 3 * config.channels)
+        self.output = nn.Linear(config.channels, config.channels)
+        self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
+        start = torch.full((config.num_heads, NUM_FREQUENCIES), 1.0 / NUM_FREQUENCIES)
+        self.radial_weight = nn.Parameter(start) if config.radial else None
+
+    def forward(self, v: Tensor, place: Place) -> Tensor:
+        query, key, value = self.qkv(self.norm(v)).chunk(3, dim=1)
+        out = attend(query, key, value, place.graph_index, self.heads, place.radial(self.radial_weight))
+        return self.scale * self.output(out)
+
+
+class FeedForward(nn.Module):
+    """W2 GELU(W1 norm(x)): (rows, H) to what is added to them, (rows, H)."""
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.channels)
+        self.first = nn.Linear(config.channels, 2 * config.channels)
+        self.second = nn.Linear(2 * config.channels, config.channels)
+        self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.second(F.gelu(self.first(self.norm(x))))
+
+
+class Block(nn.Module):
+    """One layer of the module's text."""
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        self.source = RowAttention(config)
+        self.destination = RowAttention(config)
+        self.bond_ffn = FeedForward(config)
+        self.node = NodeAttention(config) if config.node_attention else None
+        self.node_ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, rows: Rows, reverse_bond: Tensor, place: Place) -> Tensor:
+        """Tokens (T, H) to tokens (T, H)."""
+        num_atoms = rows.num_atoms
+        x = x + self.source(x, rows)
+        x = reversed_tokens(x, num_atoms, reverse_bond)
+        x = x + self.destination(x, rows)
+        x = reversed_tokens(x, num_atoms, reverse_bond)
+        v, t = x.split([num_atoms, x.shape[0] - num_atoms])
+        return torch.cat([self._atoms(v, place), t + self.bond_ffn(t)])
+
+    def of_atoms(self, x: Tensor, rows: Rows, reverse_bond: Tensor, place: Place) -> Tensor:
+        """Tokens (T, H) to the atoms' own tokens (N, H): all that is read of the last block."""
+        x = x + self.source(x, rows)
+        x = reversed_tokens(x, rows.num_atoms, reverse_bond)
+        return self._atoms(x[: rows.num_atoms] + self.destination.of_atoms(x, rows), place)
+
+    def _atoms(self, v: Tensor, place: Place) -> Tensor:
+        if self.node is not None:
+            v = v + self.node(v, place)
+        return v + self.node_ffn(v)
+
+
+def reversed_tokens(x: Tensor, num_atoms: int, reverse_bond: Tensor) -> Tensor:
+    """Atoms keep their tokens, bond (i -> j) gets that of (j -> i)."""
+    v, t = x.split([num_atoms, x.shape[0] - num_atoms])
+    return torch.cat([v, reverse_edges(t, reverse_bond, BONDS)])
+
+
+class TokenEmbedding(nn.Module):
+    """The first tokens, from elements, charge, spin, distances and directions."""
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.smooth, self.cutoff, self.num_radial = config.smooth, config.cutoff, config.num_radial
+        self.element = nn.Embedding(config.num_elements + 1, channels)
+        self.order = nn.Linear(ORDER_DEGREE + 1, channels)
+        self.norm = nn.RMSNorm(2 * channels)
+        self.atom = nn.Linear(2 * channels, channels)
+        self.charge = nn.Embedding(2 * MAX_CHARGE + 1, channels)
+        self.spin = nn.Embedding(MAX_SPIN + 1, channels)
+        self.charge_spin = nn.Linear(2 * channels, channels)
+        self.bond = nn.Linear(config.num_radial + (HARMONICS_DEGREE + 1) ** 2, channels)
+        self.token = nn.Linear(2 * channels, channels)
+
+    def forward(self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds) -> Tensor:
+        """(T, H): atoms' own tokens, then bonds'."""
+        state = torch.cat([self.charge(charge + MAX_CHARGE), self.spin(spin)], dim=1)
+        state = F.gelu(self.charge_spin(state)).index_select(0, graph_index)
+        order = F.gelu(self.order(self._order(bonds, species.shape[0])))
+        atom = F.gelu(self.atom(self.norm(torch.cat([self.element(species), order], dim=1)))) + state
+        of_atom, of_bond = self.token.weight.chunk(2, dim=1)
+        of_atom = F.linear(atom, of_atom, self.token.bias)
+        of_bond = F.linear(F.gelu(self._bond(bonds)), of_bond)
+        own = of_atom + of_bond[:1]
+        return F.gelu(torch.cat([own, of_atom.index_select(0, bonds.centre) + of_bond[1:]]))
+
+    def _bond(self, bonds: Bonds) -> Tensor:
+        """(1 + S, H): of an atom with itself, then of bonds."""
+        distance = torch.cat([torch.zeros_like(bonds.distance[:1].sum(0, keepdim=True)), bonds.distance])
+        centres = torch.linspace(0.0, self.cutoff, self.num_radial, dtype=distance.dtype, device=distance.device)
+        width = 2.0 * self.cutoff / (self.num_radial - 1)
+        gaussians = torch.exp(-0.5 * ((distance.unsqueeze(1) - centres) / width).square())
+        number = (HARMONICS_DEGREE + 1) ** 2
+        harmonics = bonds.harmonics[:, :number] * bonds.degree_scale[:number]
+        own = F.pad(torch.ones_like(distance[:1]).unsqueeze(1), (0, harmonics.shape[1] - 1))
+        return self.bond(torch.cat([gaussians, torch.cat([own, harmonics])], dim=1))
+
+    def _order(self, bonds: Bonds, num_atoms: int) -> Tensor:
+        """(N, 10): length of the mean harmonics of each degree, over the bonds of an atom and the atom itself."""
+        weight = torch.exp(bonds.log_weight) if self.smooth else torch.ones_like(bonds.log_weight)
+        total = weight.new_ones(num_atoms).index_add(0, bonds.centre, weight)
+        own = F.pad(weight.new_ones(num_atoms, 1), (0, bonds.harmonics.shape[1] - 1))
+        mean = own.index_add(0, bonds.centre, bonds.harmonics * weight.unsqueeze(1)) / total.unsqueeze(1)
+        return degree_norms(mean).clamp(min=1e-6).sqrt()
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """What the geometry says of bonds."""
+
+    centre: Tensor
+    """(S,)."""
+    distance: Tensor
+    """(S,) A."""
+    direction: Tensor
+    """(S, 3), unit vectors."""
+    harmonics: Tensor
+    """(S, 100), sum over m of each degree: 1."""
+    degree_scale: Tensor
+    """(100,) sqrt(2 l + 1)."""
+    log_weight: Tensor
+    """(S,) ln w."""
+
+
+class AllScAIP(Potential):
+    """Energies of atoms; see the module's text."""
+
+    name = "allscaip"
+    soft: SoftNearest
+    energy_scale: Tensor
+
+    def __init__(self, config: AllScAIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.card = Card()
+        self.soft = SoftNearest(k=config.k, nearest=config.nearest, cutoff=config.cutoff)
+        self.register_buffer("reference_energy", torch.zeros(config.num_elements + 1, dtype=torch.float64))
+        self.register_buffer("energy_scale", torch.ones(()))
+        self.embedding = TokenEmbedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.energy = Readout(config, 1)
+        self.force = None if self.conservative else Readout(config, 3)
+        self.apply(_initialise)
+
+    @property
+    def cutoff(self) -> float:
+        """A; of edges. Bonds are at most `config.cutoff` long, but feel neighbours beyond."""
+        return self.soft.reach
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return ("energy", "forces", "stress") if self.conservative else ("energy", "forces")
+
+    @property
+    def program_outputs(self) -> tuple[str, ...]:
+        if not self.conservative:
+            return ("node_energy", "forces")
+        return ("node_energy", "edge_grad") + (("position_grad", "strain_grad") if self.config.radial else ())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (*INPUTS, "positions", "cell", "pbc") if self.config.radial else INPUTS
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        nearest_edges: Tensor,
+        bond_slots: Tensor,
+        charge: Tensor,
+        spin: Tensor,
+        positions: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        strain: Tensor | None = None,
+    ) -> Output:
+        """Tensors as in `uip.schema`; `strain` as in `uip.ops.attention.Radial`."""
+        species = atomic_numbers[: graph_index.shape[0]]
+        bonds = self._bonds(edge_index, edge_vec, bond_index, reverse_bond, nearest_edges)
+        rows = self._rows(bonds, bond_slots)
+        place = Place(graph_index, positions, strain, cell, pbc)
+        x = self.embedding(species, graph_index, charge, spin, bonds)
+        *first, last = (cast(Block, block) for block in self.blocks)
+        for block in first:
+            x = block(x, rows, reverse_bond, place)
+        v = last.of_atoms(x, rows, reverse_bond, place)
+        node_energy = self.energy(v).squeeze(1) * self.energy_scale
+        node_energy = node_energy.to(torch.float64) + self.reference_energy.index_select(0, species)
+        return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
+
+    def _bonds(
+        self, edge_index: Tensor, edge_vec: Tensor, bond_index: Tensor, reverse_bond: Tensor, nearest_edges: Tensor
+    ) -> Bonds:
+        length = torch.linalg.vector_norm(edge_vec, dim=1)
+        far = 2.0 * self.soft.reach  # to no neighbour: adds nothing to a rank
+        nearest = F.pad(length, (0, 1), value=far)[nearest_edges]  # -1 takes the last
+        centre = edge_index[0].index_select(0, bond_index)
+        distance = length.index_select(0, bond_index)
+        rank = soft_rank(distance, nearest.index_select(0, centre), self.soft.sigma)
+        reverse_rank = reverse_edges(rank.unsqueeze(1), reverse_bond, BONDS).squeeze(1)
+        direction = edge_vec.index_select(0, bond_index) / distance.unsqueeze(1)
+        degrees = torch.arange(ORDER_DEGREE + 1, device=distance.device)
+        return Bonds(
+            centre=centre,
+            distance=distance,
+            direction=direction,
+            harmonics=spherical_harmonics(direction, ORDER_DEGREE),
+            degree_scale=(2 * degrees + 1).repeat_interleave(2 * degrees + 1).to(distance.dtype).sqrt(),
+            log_weight=log_envelope(envelope_coordinate(rank, reverse_rank, distance, self.soft)),
+        )
+
+    def _rows(self, bonds: Bonds, bond_slots: Tensor) -> Rows:
+        num_atoms, width = bond_slots.shape
+        atoms = torch.arange(num_atoms, device=bond_slots.device).unsqueeze(1)
+        empty = bond_slots < 0
+        tokens = torch.cat([atoms, torch.where(empty, atoms, num_atoms + bond_slots)], dim=1)
+        slots = torch.arange(num_atoms * (width + 1), device=bond_slots.device).view(num_atoms, width + 1)
+        bias = F.pad(bonds.log_weight, (num_atoms, 0)).index_select(0, tokens.flatten()).view(tokens.shape)
+        bias = bias.masked_fill(F.pad(empty, (1, 0)), -1e9)
+        of_bonds = torch.zeros_like(bonds.centre).scatter(0, bond_slots[~empty], slots[:, 1:][~empty])
+        return Rows(
+            tokens=tokens.flatten(),
+            slots=torch.cat([slots[:, 0], of_bonds]),
+            bias=bias[:, None, None, :],
+            legendre=self._legendre(bonds, tokens, num_atoms) if self.config.angular else None,
+        )
+
+    def _legendre(self, bonds: Bonds, tokens: Tensor, num_atoms: int) -> list[Tensor]:
+        directions = F.pad(bonds.direction, (0, 0, num_atoms, 0))[tokens]
+        cosine = (directions @ directions.mT).unsqueeze(1)
+        has_direction = (tokens >= num_atoms).to(cosine.dtype)
+        both = (has_direction.unsqueeze(2) * has_direction.unsqueeze(1)).unsqueeze(1)
+        p = legendre(cosine, len(self.config.angular_channels) - 1)
+        return [p[0], *(part * both for part in p[1:])]
+
+
+class Readout(nn.Module):
+    """W2 GELU(W1 norm(v)): (N, H) to (N, n)."""
+
+    def __init__(self, config: AllScAIPConfig, size: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.channels)
+        self.first = nn.Linear(config.channels, 2 * config.channels)
+        self.second = nn.Linear(2 * config.channels, size)
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.second(F.gelu(self.first(self.norm(v))))
+
+
+def _initialise(module: nn.Module) -> None:
+    """As published: small elements, no biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, TokenEmbedding):
+        nn.init.uniform_(module.element.weight, -1e-3, 1e-3)

@@ -1,0 +1,138 @@
+"""Attention of every atom to every atom of its structure, with an optional bias by distance.
+
+Letters: N atoms, h heads, d channels of a head, H = h d. For head by head, over all j of the same graph,
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(d) + b_ij) v_j
+    b_ij  = ln(softplus(sum_k W_k sinc(omega_k r_ij)) + 1e-6)            (radial bias, ERoPE)
+
+r_ij is the shortest distance over all periodic images (`nearest_images`), 0 for i = j.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NUM_FREQUENCIES = 32
+SHORTEST_WAVE, LONGEST_WAVE = math.pi / 120.0, 4.0 * math.pi
+"""1/A; the ends of the scale of frequencies omega_k."""
+MAX_TILE = 1 << 23
+"""Logits of all heads held at a time: 32 MB in float32."""
+
+
+@functools.cache
+def frequencies() -> Tensor:
+    """omega_k, (32,) 1/A, evenly spaced on a logarithmic scale."""
+    return torch.logspace(math.log10(SHORTEST_WAVE), math.log10(LONGEST_WAVE), NUM_FREQUENCIES, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Radial:
+    """What the radial bias of one or several graphs depends on."""
+
+    weight: Tensor
+    """(h, 32)."""
+    positions: Tensor
+    """(N, 3) A."""
+    strain: Tensor | None
+    """(N, 3, 3), zero: by atom i, what strains the vectors r_j - r_i; its gradient is the atom's part of dE / d eps."""
+    cell: Tensor
+    """(B, 3, 3) A."""
+    pbc: Tensor
+    """(B, 3)."""
+
+    def of_graph(self, graph: int, atoms: slice) -> Radial:
+        strain = None if self.strain is None else self.strain[atoms]
+        return Radial(self.weight, self.positions[atoms], strain, self.cell[graph], self.pbc[graph])
+
+    def bias(self, rows: slice) -> Tensor:
+        """b of the atoms `rows` of one graph to all its atoms, (h, rows, N)."""
+        strain = None if self.strain is None else self.strain[rows]
+        distance = shortest_distances(self.positions[rows], self.positions, strain, self.cell, self.pbc)
+        omega = frequencies().to(distance)
+        kernel = torch.einsum("hk,qnk->hqn", self.weight.to(distance.dtype), sinc(distance.unsqueeze(2) * omega))
+        return torch.log(F.softplus(kernel) + 1e-6)
+
+
+def sinc(x: Tensor) -> Tensor:
+    """sin(x) / x for x >= 0, with its limit at 0."""
+    small = x < 1e-4
+    safe = torch.where(small, 1.0, x)
+    return torch.where(small, 1.0 - x * x / 6.0, torch.sin(safe) / safe)
+
+
+def shortest_distances(from_: Tensor, to: Tensor, strain: Tensor | None, cell: Tensor, pbc: Tensor) -> Tensor:
+    """Distances (Q, N) A from positions (Q, 3) to the nearest images of positions (N, 3); strain (Q, 3, 3) or None."""
+    vectors = to.unsqueeze(0) - from_.unsqueeze(1)
+    vectors = vectors + nearest_images(vectors.detach(), cell, pbc)
+    if strain is not None:
+        vectors = vectors + torch.einsum("qna,qab->qnb", vectors, strain)
+    return vectors.square().sum(2).clamp(min=1e-12).sqrt()
+
+
+def nearest_images(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """What to add to vectors (..., 3) A to make them the shortest of all their periodic images."""
+    if not bool(pbc.any()):
+        return torch.zeros_like(vectors)
+    lattice = cell * pbc.to(cell.dtype).unsqueeze(1)
+    inverse = torch.linalg.pinv(lattice)
+    shift = -torch.round(vectors @ inverse) @ lattice
+    others = candidate_shifts(cell, pbc)
+    if others.shape[0] == 0:
+        return shift
+    best, least = shift, (vectors + shift).square().sum(-1)
+    for other in others.to(vectors):
+        moved = shift + other
+        length = (vectors + moved).square().sum(-1)
+        nearer = length < least
+        best, least = torch.where(nearer.unsqueeze(-1), moved, best), torch.where(nearer, length, least)
+    return best
+
+
+def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
+    """Lattice vectors (n, 3) A that can shorten a vector whose fractional coordinates lie in [-1/2, 1/2]; none for an
+    orthogonal cell.
+
+    t = n C shortens some d = f C iff |t|^2 < max_f 2 |f . C t| = sum_a |(C t)_a|.
+    """
+    lattice = cell.detach().to(device="cpu", dtype=torch.float64) * pbc.cpu().to(torch.float64).unsqueeze(1)
+    rows = lattice[pbc.cpu()]
+    longest = float(rows.norm(dim=1).sum())
+    steps = torch.linalg.pinv(lattice).norm(dim=0)  # 1 / distance between lattice planes
+    reach = [math.floor(longest * float(steps[a]) / 2 + 0.5 + 1e-9) if bool(pbc[a]) else 0 for a in range(3)]
+    numbers = torch.tensor(list(itertools.product(*(range(-n, n + 1) for n in reach))), dtype=torch.float64)
+    shifts = numbers @ lattice
+    square = shifts.square().sum(1)
+    helps = square < (shifts @ lattice.mT).abs().sum(1) * (1.0 - 1e-12)
+    return shifts[helps & (square > 0)]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
+    """out (N, H) of q, k, v (N, H); `graph_index` (N,) ascending."""
+    parts = []
+    for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
+        query, key, value = (x[atoms].unflatten(1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
+        bias = None if radial is None else radial.of_graph(graph, atoms)
+        parts.append(_attend_one(query, key, value, bias).transpose(0, 1).flatten(1))
+    return torch.cat(parts) if parts else torch.zeros_like(q)
+
+
+def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None) -> Tensor:
+    """One graph: (h, N, d) each."""
+    bias = None if radial is None else radial.bias(slice(None))
+    logits = q @ k.mT / math.sqrt(q.shape[2])
+    return torch.softmax(logits if bias is None else logits + bias, dim=2) @ v
+
+
+def _atoms_of_graphs(graph_index: Tensor) -> Iterator[slice]:
+    ends = np.cumsum(torch.bincount(graph_index).cpu().numpy())
+    for start, end in itertools.pairwise([0, *ends.tolist()]):
+        yield slice(start, end)
