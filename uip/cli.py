@@ -258,18 +258,35 @@ def plugin_path() -> None:
 def data(
     file: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
     plot: Annotated[Path | None, typer.Option(help="Histograms (.png, .svg, .pdf).")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A model whose predictions tell whether labels look inverted or in other units.")
+    ] = None,
 ) -> None:
-    """Describe a data set: counts, elements, labels and their ranges, duplicates, outliers."""
+    """Describe a data set: counts, elements, label ranges, duplicates, outliers, doubtful signs and units."""
     with user_errors():
         from uip.data.dataset import labelled_structures
         from uip.data.describe import describe, histograms
+        from uip.data.doubts import doubts
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         found = describe(labelled_structures(file))
         _print_description(found, file.name)
+        for doubt in doubts(found.summary) + (_doubts_against(file, against) if against else []):
+            console.print(f"look again: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
             histograms(found, plot, file.name)
             console.print(f"histograms: {plot}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _doubts_against(file: Path, model: str) -> list[str]:
+    from uip.data.dataset import labelled_structures
+    from uip.data.doubts import doubts_against
+    from uip.predict import load_evaluator, predict
+
+    frames = [(structure, labels) for _, structure, labels in labelled_structures(file)]
+    predictions = predict(load_evaluator(model), (structure for structure, _ in frames))
+    progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
+    return doubts_against([labels for _, labels in frames], list(progress))
 
 
 def _print_description(found: Any, title: str) -> None:

@@ -31,6 +31,7 @@ import uip
 from uip.checkpoint import parse_dtype, read_training, save_checkpoint
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset
+from uip.data.doubts import doubts, summarise
 from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, portions
 from uip.log import Line, Log
 from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
@@ -102,6 +103,8 @@ def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = 
         f"{len(training)} structures to learn, {len(validation)} to validate, "
         f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
     )
+    for doubt in doubts(summarise(training)):
+        say(f"look again: {doubt}")
     log = Log(folder, keep=state.lines, tensorboard=recipe.run.tensorboard) if ranks.is_first else None
     try:
         run_epochs(recipe, state, training, validation, ranks, log, say)

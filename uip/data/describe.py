@@ -12,7 +12,9 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from uip.data.doubts import Summary
 from uip.data.read import LABELS, Labels
+from uip.data.split import reduced_formula
 from uip.neighbors import Structure
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -30,6 +32,9 @@ class Description:
     structures: int = 0
     atoms: list[int] = field(default_factory=list)
     """Of each structure."""
+    volumes: list[float] = field(default_factory=list)
+    """A^3; NaN of structures without three cell vectors."""
+    formulas: list[str] = field(default_factory=list)
     elements: Counter[str] = field(default_factory=Counter)
     """In how many structures each element occurs."""
     labelled: Counter[str] = field(default_factory=Counter)
@@ -39,6 +44,14 @@ class Description:
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     """Numbers of equal structures: a later one and the first."""
     periodic: int = 0
+
+    @property
+    def summary(self) -> Summary:
+        """What doubts about labels are founded on."""
+        stress = [part.reshape(3, 3).trace() / 3 if part.size else np.nan for part in self.values["stress"]]
+        energy = [part[0] if part.size else np.nan for part in self.values["energy"]]
+        arrays = (np.array(values, dtype=np.float64) for values in (self.atoms, self.volumes, energy, stress))
+        return Summary(self.formulas, *arrays)
 
     def flat(self, name: str) -> Floats:
         """All values of a label."""
@@ -64,6 +77,9 @@ def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Descr
         numbers = structure.atomic_numbers
         result.structures += 1
         result.atoms.append(numbers.size)
+        volume = abs(np.linalg.det(structure.cell))
+        result.volumes.append(float(volume) if volume > 1e-9 else np.nan)
+        result.formulas.append(reduced_formula(numbers))
         result.periodic += bool(structure.pbc.all())
         result.elements.update(chemical_symbols[z] for z in set(numbers.tolist()))
         result.labelled.update(labels.keys())

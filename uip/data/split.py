@@ -66,7 +66,7 @@ def groups_of(data: Dataset, key: str) -> list[str]:
         ValueError: a structure without `key`.
     """
     if key == "formula":
-        return [_formula(data.read("atomic_numbers", k).numpy()) for k in range(len(data))]
+        return [reduced_formula(data.read("atomic_numbers", k).numpy()) for k in range(len(data))]
     infos = data.infos()
     for number, info in enumerate(infos):
         if key not in info:
@@ -77,7 +77,8 @@ def groups_of(data: Dataset, key: str) -> list[str]:
     return [str(info[key]) for info in infos]
 
 
-def _formula(atomic_numbers: Integers) -> str:
+def reduced_formula(atomic_numbers: Integers) -> str:
+    """The formula of atoms divided by what its numbers share: "Li2O"."""
     numbers, counts = np.unique(atomic_numbers, return_counts=True)
     content = {chemical_symbols[z]: int(count) for z, count in zip(numbers, counts, strict=True)}
     return Formula.from_dict(content).reduce()[0].format("hill")

@@ -1,0 +1,138 @@
+"""Labels that look inverted or in other units are noticed, and good ones are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import systems
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from conftest import random_chgnet
+from typer.testing import CliRunner
+
+from uip.checkpoint import save_checkpoint
+from uip.cli import app
+from uip.data.dataset import Dataset, labelled_structures
+from uip.data.describe import describe
+from uip.data.doubts import UNITS, bulk_modulus, doubts, doubts_against, summarise
+from uip.ranks import Ranks
+from uip.setting import open_data, starting_model
+from uip.train import train
+from uip.units import EV_PER_A3_TO_GPA
+
+MODULUS = 100.0  # GPa
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def strained(stress_factor: float = 1.0, energy_factors: dict[int, float] | None = None) -> list[Atoms]:
+    """Silicon, stretched and pressed, with the stress and energy of a spring of 100 GPa."""
+    frames, rng = [], np.random.default_rng(0)
+    for k, strain in enumerate(np.linspace(-0.06, 0.06, 13)):
+        atoms = systems.si_rattled()
+        atoms.set_cell(atoms.cell * np.exp(strain / 3), scale_atoms=True)
+        tension = (MODULUS * strain + rng.normal(0.0, 0.3)) / EV_PER_A3_TO_GPA
+        energy = -5.4 * len(atoms) + 0.5 * MODULUS / EV_PER_A3_TO_GPA * strain**2 * atoms.get_volume()
+        labels = {"energy": energy * (energy_factors or {}).get(k, 1.0), "stress": stress_factor * tension * np.eye(3)}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    return frames
+
+
+def told(path: Path, frames: list[Atoms]) -> list[str]:
+    write(path, frames)
+    return doubts(describe(labelled_structures(path)).summary)
+
+
+def test_good_labels_raise_no_doubt(tmp_path: Path) -> None:
+    assert told(tmp_path / "a.xyz", strained()) == []
+    modulus, correlation, count = bulk_modulus(describe(labelled_structures(tmp_path / "a.xyz")).summary)
+    assert modulus == pytest.approx(MODULUS, rel=0.06)
+    assert correlation > 0.99
+    assert count == 13
+    assert told(tmp_path / "b.xyz", small.frames(8)) == []  # random labels: nothing can be said
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
+@pytest.mark.parametrize(("name", "modulus"), [("mlearn_Si_train", 90.0), ("mlearn_Mo_train", 260.0)])
+def test_real_labels_raise_no_doubt(name: str, modulus: float) -> None:
+    """Hot and molten frames among strained ones: the right order, which is all that a unit needs."""
+    summary = describe(labelled_structures(SHARED / f"{name}.xyz")).summary
+    assert doubts(summary) == []
+    assert modulus / 3 < bulk_modulus(summary)[0] < 1.5 * modulus
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (-1.0, 'GPa: its sign looks inverted; try stress_sign = "compression"'),
+        (EV_PER_A3_TO_GPA, "its unit looks wrong; try stress_unit = 'GPa' or 'kBar'"),
+        (10 * EV_PER_A3_TO_GPA, "its unit looks wrong; try stress_unit = 'kBar'"),
+        (-10 * EV_PER_A3_TO_GPA, "sign and unit look wrong, as of stress in kBar from VASP"),
+        (1e-3, "too soft for a solid, its unit looks wrong"),
+    ],
+)
+def test_stress_in_other_units(tmp_path: Path, factor: float, message: str) -> None:
+    (found,) = told(tmp_path / "a.xyz", strained(factor))
+    assert message in found
+    assert "over 13 structures" in found
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS["energy"]))
+def test_energies_in_two_units(tmp_path: Path, unit: str) -> None:
+    (found,) = told(tmp_path / "a.xyz", strained(1.0, {2: UNITS["energy"][unit], 5: UNITS["energy"][unit]}))
+    assert found.startswith(f"energies of structures 2, 5 look like {unit} among others")
+
+
+def test_an_energy_per_atom_among_totals(tmp_path: Path) -> None:
+    (found,) = told(tmp_path / "a.xyz", strained(1.0, {4: 1 / 8}))
+    assert found.startswith("energies of structure 4 look like eV/atom")
+
+
+def pairs(factors: dict[str, list[float]]) -> tuple[list[dict], list[dict]]:
+    """Predictions of ten structures, and labels that are them times a factor and a bit of noise."""
+    rng = np.random.default_rng(0)
+    predictions = [{"forces": rng.normal(size=(8, 3)), "stress": 0.1 * rng.normal(size=(3, 3))} for _ in range(10)]
+    labels = [
+        {name: factors[name][k] * 0.8 * value * rng.uniform(0.9, 1.1, value.shape) for name, value in one.items()}
+        for k, one in enumerate(predictions)
+    ]
+    return labels, predictions
+
+
+def test_labels_against_a_model() -> None:
+    fine = [1.0] * 10
+    assert doubts_against(*pairs({"forces": fine, "stress": fine})) == []
+    (found,) = doubts_against(*pairs({"forces": [-1.0] * 10, "stress": fine}))
+    assert found.startswith("forces are -0.8")
+    assert found.endswith("they look inverted")
+    (found,) = doubts_against(*pairs({"forces": fine, "stress": [-10 * EV_PER_A3_TO_GPA] * 10}))
+    assert found.endswith("they look given in kBar and inverted")
+    (found,) = doubts_against(*pairs({"forces": [1.0] * 7 + [1 / 51.4221] * 3, "stress": fine}))
+    assert found == "forces of structures 7, 8, 9 look given in hartree/bohr, unlike the rest"
+    unrelated = pairs({"forces": fine, "stress": fine})[1]
+    assert doubts_against([{"forces": np.roll(one["forces"], 5)} for one in unrelated], unrelated) == []
+
+
+def test_the_command_compares_with_a_model(tmp_path: Path) -> None:
+    frames = small.frames(8)
+    for atoms in frames:
+        atoms.calc.results["forces"] = -atoms.calc.results["forces"]
+    write(tmp_path / "a.xyz", frames)
+    save_checkpoint(random_chgnet(), tmp_path / "model.ckpt")
+    result = CliRunner().invoke(app, ["data", str(tmp_path / "a.xyz"), "--against", str(tmp_path / "model.ckpt")])
+    assert result.exit_code == 0, result.output
+    assert "look again: forces are -1 times what the model says: they look inverted" in result.stdout
+
+
+def test_a_run_says_its_doubts(tmp_path: Path) -> None:
+    write(tmp_path / "a.xyz", strained(-1.0))
+    said: list[str] = []
+    train(small.recipe(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), say=said.append)
+    assert any("look again: over 13 structures stress changes with volume" in text for text in said)
+    fixed = small.recipe(tmp_path / "other", tmp_path / "a.xyz", data={"stress_sign": "compression"})
+    data: Dataset = open_data(fixed, starting_model(fixed), Ranks())[0]
+    assert doubts(summarise(data)) == []

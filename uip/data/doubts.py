@@ -1,0 +1,182 @@
+"""Doubts about labels: signs and units that look wrong.
+
+Of a data set alone: within each formula, stress must grow with the volume, and its slope is a bulk modulus K,
+
+    trace(stress) / 3 = K ln(volume per atom) + constant,        K between 1 and 600 GPa for anything solid,
+
+and energies per atom must not differ by a factor between units. Against a model: label = factor * prediction, where
+the factor is near 1, or near a ratio of units (`UNITS`), or negative. A model may be off by a third.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uip.data.dataset import Dataset
+from uip.data.split import reduced_formula
+from uip.units import EV_PER_A3_TO_GPA
+
+Floats = NDArray[np.float64]
+Labels = Mapping[str, Floats]
+
+UNITS: dict[str, dict[str, float]] = {
+    "energy": {"hartree": 1 / 27.2114, "rydberg": 1 / 13.6057, "kcal/mol": 23.0605, "kJ/mol": 96.4853},
+    "forces": {"hartree/bohr": 1 / 51.4221, "rydberg/bohr": 1 / 25.711, "kcal/mol/A": 23.0605, "kJ/mol/A": 96.4853},
+    "stress": {"GPa": EV_PER_A3_TO_GPA, "kBar": 10 * EV_PER_A3_TO_GPA},
+}
+"""What a number in our unit (eV, eV/A, eV/A^3) becomes in others."""
+
+SOLID = (1.0, 600.0)
+"""GPa: bulk moduli from soft molecular crystals to more than that of diamond (440)."""
+
+LARGEST_STRAIN = 0.15
+"""Of the volume: beyond, there is vacuum in the cell."""
+
+LARGE = {"forces": 0.05, "stress": 0.5 / EV_PER_A3_TO_GPA}
+"""Root mean square of a prediction, eV/A and eV/A^3, below which nothing can be told of the label."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What doubts are founded on, (B,) each; NaN where there is no label or no volume."""
+
+    formulas: Sequence[str]
+    atoms: Floats
+    volume: Floats
+    """A^3."""
+    energy: Floats
+    """eV/atom."""
+    tension: Floats
+    """A third of the trace of the stress, GPa."""
+
+
+def summarise(data: Dataset, limit: int = 5000) -> Summary:
+    """Of at most `limit` samples, evenly spread over the data set."""
+    numbers = np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(np.int64))
+    atoms = data.counts("N")[numbers].astype(np.float64)
+    volume = np.array([abs(float(data.read("cell", k)[0].det())) for k in numbers])
+    stress = np.array([float(data.read("stress", k)[0].trace()) for k in numbers])
+    return Summary(
+        formulas=[reduced_formula(data.read("atomic_numbers", k).numpy()) for k in numbers],
+        atoms=atoms,
+        volume=np.where(volume > 1e-9, volume, np.nan),
+        energy=np.array([data.read("energy", k).item() for k in numbers]) / atoms,
+        tension=stress / 3 * EV_PER_A3_TO_GPA,
+    )
+
+
+def doubts(summary: Summary) -> list[str]:
+    """What looks wrong in a data set, in words; empty if nothing does."""
+    return _stress_doubts(summary) + _energy_doubts(summary)
+
+
+def bulk_modulus(summary: Summary) -> tuple[float, float, int]:
+    """Slope of stress against strain within formulas, GPa, their correlation, and the number of structures."""
+    known = np.flatnonzero(np.isfinite(summary.tension) & np.isfinite(summary.volume))
+    groups: dict[str, list[int]] = {}
+    for k in known.tolist():
+        groups.setdefault(summary.formulas[k], []).append(k)
+    strains, tensions = [np.zeros(0)], [np.zeros(0)]
+    for members in groups.values():
+        strain, tension = np.log(summary.volume[members] / summary.atoms[members]), summary.tension[members]
+        near = abs(strain - np.median(strain)) < LARGEST_STRAIN
+        if near.sum() >= 3:
+            strains.append(strain[near] - strain[near].mean())
+            tensions.append(tension[near] - tension[near].mean())
+    x, y = np.concatenate(strains), np.concatenate(tensions)
+    norms = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+    if x.size < 6 or x.std() < 3e-3 or norms[1] == 0.0:
+        return float("nan"), 0.0, x.size
+    return float(x @ y) / norms[0] ** 2, float(x @ y) / (norms[0] * norms[1]), x.size
+
+
+def _stress_doubts(summary: Summary) -> list[str]:
+    modulus, correlation, count = bulk_modulus(summary)
+    if abs(correlation) < 0.5:
+        return []
+    found = f"over {count} structures stress changes with volume like a bulk modulus of {modulus:.3g} GPa"
+    if modulus < -SOLID[1]:
+        return [
+            f"{found}: sign and unit look wrong, as of stress in kBar from VASP; "
+            'try stress_sign = "compression" and stress_unit = "kBar"'
+        ]
+    if modulus < 0:
+        return [f'{found}: its sign looks inverted; try stress_sign = "compression"']
+    if modulus > SOLID[1]:
+        fits = [unit for unit, factor in UNITS["stress"].items() if SOLID[0] < modulus / factor < SOLID[1]]
+        return [f"{found}: its unit looks wrong; try stress_unit = {' or '.join(map(repr, fits)) or 'another'}"]
+    if modulus < SOLID[0] / 2:
+        return [f"{found}: too soft for a solid, its unit looks wrong"]
+    return []
+
+
+def _energy_doubts(summary: Summary) -> list[str]:
+    """Energies that are another's of the same formula times a factor between units, or divided by the atoms."""
+    medians = {
+        name: float(np.nanmedian(summary.energy[[k for k, other in enumerate(summary.formulas) if other == name]]))
+        for name, count in Counter(summary.formulas).items()
+        if count >= 3
+    }
+    strange: dict[str, list[int]] = {}
+    for k, name in enumerate(summary.formulas):
+        median, energy = medians.get(name, np.nan), summary.energy[k]
+        if not (np.isfinite(energy) and abs(median) > 0.1):
+            continue
+        known = {**UNITS["energy"], "eV/atom": 1.0 / summary.atoms[k]}
+        for unit, factor in known.items():
+            if abs(factor - 1.0) > 0.2 and abs(energy / median / factor - 1.0) < 0.05:
+                strange.setdefault(unit, []).append(k)
+    return [
+        f"energies of {_listed(numbers)} look like {unit} among others of their formula in eV; give all in eV, total"
+        for unit, numbers in strange.items()
+    ]
+
+
+def doubts_against(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
+    """What looks wrong in labels beside a model's predictions of the same structures, in words."""
+    result = []
+    for name in LARGE:
+        factors = np.array([_factor(name, one, other) for one, other in zip(labels, predictions, strict=True)])
+        known = np.flatnonzero(np.isfinite(factors))
+        if known.size < 3:
+            continue
+        kinds = {int(k): _kind(name, factors[k]) for k in known}
+        usual = Counter(kinds.values()).most_common(1)[0][0]
+        others = [k for k, kind in kinds.items() if kind != usual and kind != "unclear"]
+        if usual not in ("as they should be", "unclear"):
+            result.append(f"{name} are {np.median(factors[known]):.3g} times what the model says: they look {usual}")
+        if others:
+            kind = Counter(kinds[k] for k in others).most_common(1)[0][0]
+            result.append(f"{name} of {_listed([k for k in others if kinds[k] == kind])} look {kind}, unlike the rest")
+    return result
+
+
+def _factor(name: str, labels: Labels, prediction: Labels) -> float:
+    """By how much a label is larger than its prediction; NaN if the two have little to do with each other."""
+    if name not in labels or name not in prediction:
+        return float("nan")
+    x, y = np.ravel(prediction[name]), np.ravel(labels[name])
+    size, other = np.linalg.norm(x), np.linalg.norm(y)
+    if not size > LARGE[name] * np.sqrt(x.size) or abs(x @ y) < 0.8 * size * other:
+        return float("nan")
+    return float(x @ y / size**2)
+
+
+def _kind(name: str, factor: float) -> str:
+    """What a factor between label and prediction says of the label."""
+    units = {"": 1.0, **UNITS[name]}
+    unit = min(units, key=lambda key: abs(np.log(abs(factor) / units[key])))
+    if not 0.6 < abs(factor) / units[unit] < 1.6:
+        return "unclear"
+    parts = [f"given in {unit}"] * bool(unit) + ["inverted"] * bool(factor < 0)
+    return " and ".join(parts) or "as they should be"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"structure{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:8]))}{more}"
