@@ -1,31 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
+// The part of AtomsToGraph that works when the neighbour list is new; atoms_to_graph_inputs.cpp works every step.
 #include "atoms_to_graph.h"
 
 #include <ATen/Functions.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <numeric>
-#include <stdexcept>
-
-#include "schema.h"
 
 namespace {
-
-namespace schema = uip::schema;
-
-constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/neighbors.py
-
-at::Tensor to_tensor(const std::vector<int64_t> &values) {
-  return at::from_blob(const_cast<int64_t *>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
-}
-
-std::string text_of(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.6g", value);
-  return text.data();
-}
 
 /// How many whole cells lie between an image of an atom and the atom itself.
 std::array<int, 3> image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
@@ -33,12 +15,6 @@ std::array<int, 3> image_of(const double *image, const std::array<double, 3> &at
   return {static_cast<int>(std::lround(box.inverse_xx * x + box.inverse_xy * y + box.inverse_xz * z)),
           static_cast<int>(std::lround(box.inverse_yy * y + box.inverse_yz * z)),
           static_cast<int>(std::lround(box.inverse_zz * z))};
-}
-
-/// r_j - r_i + image. Each operation gives the negative when i and j change places and the image its sign.
-std::array<double, 3> vector_of(const double *i, const double *j, const std::array<int, 3> &n, const Box &box) {
-  return {(j[0] - i[0]) + (n[0] * box.xx + n[1] * box.xy + n[2] * box.xz),
-          (j[1] - i[1]) + (n[1] * box.yy + n[2] * box.yz), (j[2] - i[2]) + n[2] * box.zz};
 }
 
 std::array<int, 3> opposite(const std::array<int, 3> &image) { return {-image[0], -image[1], -image[2]}; }
@@ -177,124 +153,8 @@ int AtomsToGraph::find(const Candidate &candidate) const {
   return place == candidates_.end() || *place != candidate ? MISSING : static_cast<int>(place - candidates_.begin());
 }
 
-at::Tensor AtomsToGraph::gather_positions(const double *const *positions) {
-  auto rows = at::empty({num_owned(), 3}, at::kDouble);
-  double *row = rows.mutable_data_ptr<double>();
-  for (const int i : owned_) row = std::copy_n(positions[i], 3, row);
-  return comm_.ghost_gather(rows, num_rows());
-}
-
-std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor &positions, const Box &box) {
-  const double *x = positions.const_data_ptr<double>();
-  check_positions(x);
-  select_edges(x, box);
-  const auto edge_vec = at::from_blob(edge_vec_.data(), {num_edges(), 3}, at::kDouble);
-  std::map<std::string, at::Tensor> tensors;
-  tensors[schema::atomic_numbers] = atomic_numbers_;
-  tensors[schema::graph_index] = on_device(at::zeros({num_owned()}, at::kLong));
-  tensors[schema::edge_index] = on_device(at::stack({to_tensor(edge_centre_), to_tensor(edge_neighbor_)}));
-  const auto real = metadata_.dtype == "float32" ? at::kFloat : at::kDouble;
-  tensors[schema::edge_vec] = on_device(edge_vec.to(real, /*non_blocking=*/false, /*copy=*/true));
-  if (wants(schema::reverse_edge)) {
-    tensors[schema::reverse_edge] = reverse_index(uip::Relation::edges, edge_number_, num_edges());
-  }
-  if (wants(schema::bond_index)) {
-    find_angles();
-    const auto num_bonds = static_cast<int64_t>(bond_index_.size());
-    tensors[schema::bond_index] = on_device(to_tensor(bond_index_));
-    tensors[schema::reverse_bond] = reverse_index(uip::Relation::bonds, bond_number_, num_bonds);
-    tensors[schema::angle_index] = on_device(at::stack({to_tensor(first_bond_), to_tensor(second_bond_)}));
-  }
-  return tensors;
-}
-
-void AtomsToGraph::check_positions(const double *positions) const {
-  for (int64_t k = 0; k < 3 * num_owned(); ++k) {
-    if (std::isfinite(positions[k])) continue;
-    throw std::runtime_error("positions must be finite, but atom " + std::to_string(id_of_row(k / 3)) + " is at " +
-                             text_of(positions[k]) + "; the simulation has exploded, try a smaller time step");
-  }
-}
-
-void AtomsToGraph::select_edges(const double *positions, const Box &box) {
-  for (auto *list : {&edge_centre_, &edge_neighbor_, &bond_index_}) list->clear();
-  edge_vec_.clear();
-  edge_number_.assign(candidates_.size(), -1);
-  bond_number_.assign(candidates_.size(), -1);
-  for (size_t e = 0; e < candidates_.size(); ++e) {
-    const auto &[centre, neighbor, image] = candidates_[e];
-    const auto d = vector_of(positions + 3 * centre, positions + 3 * neighbor, image, box);
-    const double distance = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
-    if (distance >= metadata_.cutoff) continue;
-    check_pair(e, distance);
-    if (distance < metadata_.bond_cutoff) {
-      bond_number_[e] = static_cast<int64_t>(bond_index_.size());
-      bond_index_.push_back(num_edges());
-    }
-    edge_number_[e] = num_edges();
-    edge_centre_.push_back(centre);
-    edge_neighbor_.push_back(neighbor);
-    edge_vec_.insert(edge_vec_.end(), d.begin(), d.end());
-  }
-}
-
-void AtomsToGraph::check_pair(size_t candidate, double distance) const {
-  if (distance >= MIN_DISTANCE && partner_[candidate] != MISSING) return;
-  const auto &[centre, neighbor, image] = candidates_[candidate];
-  const std::string pair = "atoms " + std::to_string(id_of_row(centre)) + " and " +
-                           std::to_string(id_of_row(neighbor)) + " are " + text_of(distance) + " A apart";
-  if (distance < MIN_DISTANCE) {
-    throw std::runtime_error("atoms must be at least " + text_of(MIN_DISTANCE) + " A apart, but " + pair +
-                             "; remove duplicates, or minimise with another pair style first");
-  }
-  throw std::runtime_error("both atoms of a pair must have it in their neighbour list, but " + pair +
-                           " and one of them has not; use a larger communication cutoff (comm_modify cutoff), a "
-                           "larger skin, and no 'neigh_modify check no'");
-}
-
-/// Ordered pairs of different bonds of one centre; bonds are sorted by centre.
-void AtomsToGraph::find_angles() {
-  first_bond_.clear();
-  second_bond_.clear();
-  const auto num_bonds = static_cast<int64_t>(bond_index_.size());
-  const auto centre = [&](int64_t bond) { return edge_centre_[bond_index_[bond]]; };
-  for (int64_t begin = 0, end = 0; begin < num_bonds; begin = end) {
-    while (end < num_bonds && centre(end) == centre(begin)) ++end;
-    for (int64_t first = begin; first < end; ++first) {
-      for (int64_t second = begin; second < end; ++second) {
-        if (first == second) continue;
-        first_bond_.push_back(first);
-        second_bond_.push_back(second);
-      }
-    }
-  }
-}
-
-/// For each edge (or bond) the row of its opposite direction: its number here or, for one held elsewhere, `count` +
-/// its place among the rows that `MpiComm::reverse_edges` receives. `numbers` of the candidates, -1 = not in the list.
-at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count) {
-  std::vector<int64_t> reverse(count), rows;
-  Route route{std::vector<int>(comm_.num_ranks(), 0), std::vector<int>(comm_.num_ranks(), 0)};
-  for (size_t e = 0; e < candidates_.size(); ++e) {
-    if (numbers[e] >= 0 && partner_[e] >= 0) reverse[numbers[e]] = numbers[partner_[e]];
-  }
-  for (size_t k = 0; k < sent_.size(); ++k) {
-    if (numbers[sent_[k]] < 0) continue;
-    rows.push_back(numbers[sent_[k]]);
-    ++route.send[sent_to_[k]];
-  }
-  int64_t place = count;
-  for (size_t k = 0; k < received_.size(); ++k) {
-    if (received_[k] == MISSING || numbers[received_[k]] < 0) continue;
-    reverse[numbers[received_[k]]] = place++;
-    ++route.receive[received_from_[k]];
-  }
-  comm_.set_relation(relation, to_tensor(rows), std::move(route));
-  return on_device(to_tensor(reverse));
-}
-
-bool AtomsToGraph::wants(const char *input) const {
-  return std::find(metadata_.inputs.begin(), metadata_.inputs.end(), input) != metadata_.inputs.end();
+at::Tensor AtomsToGraph::to_tensor(const std::vector<int64_t> &values) {
+  return at::from_blob(const_cast<int64_t *>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
 
 at::Tensor AtomsToGraph::on_device(const at::Tensor &host) const { return host.to(device_); }

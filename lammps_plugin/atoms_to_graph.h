@@ -6,12 +6,13 @@
 // come within the cutoff, and who holds the opposite direction of each pair. Ghost atoms that are images of an
 // owned atom become that atom's row; atoms of other ranks get one row each, however many images are near.
 //
-// Every step, `inputs` filters the pairs to the cutoffs. A pair is two rows and an integer image, and its vector is
+// Every step, `find_edges` filters the pairs to the cutoffs. A pair is two rows and an integer image, and its vector is
 //
 //     edge_vec = (r_j - r_i) + n0 a + n1 b + n2 c
 //
 // with the positions that the *owners* hold: the owner of j computes the same bits with the other sign, both
-// sides decide alike, and no message is needed to agree on who has which edge.
+// sides decide alike, and no message is needed to agree on who has which edge. Which edges are soft nearest neighbours
+// depends on the ranks that both ends give each other: these travel, in `inputs`.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -47,6 +48,12 @@ struct NeighborLists {
 struct Box {
   double xx, yy, zz, yz, xz, xy;
   double inverse_xx, inverse_yy, inverse_zz, inverse_yz, inverse_xz, inverse_xy;
+  std::array<bool, 3> periodic;
+};
+
+/// Of the whole system: total charge in e, multiplicity 2S + 1.
+struct ChargeAndSpin {
+  int charge = 0, spin = 1;
 };
 
 /// Where an atom comes from: what an owner tells the ranks that see its images.
@@ -67,8 +74,10 @@ class AtomsToGraph {
   void rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins, const Box &box);
   /// Positions of all rows, as their owners hold them, (R, 3) float64. Collective.
   at::Tensor gather_positions(const double *const *positions);
-  /// The program's inputs by schema name. Local. Throws std::runtime_error if atoms are where none can be.
-  std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box);
+  /// Finds the edges of this step. Local. Throws std::runtime_error if atoms are where none can be.
+  void find_edges(const at::Tensor &positions, const Box &box);
+  /// The program's inputs by schema name, after `find_edges` has succeeded on all ranks. Collective.
+  std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box, const ChargeAndSpin &state);
 
   int64_t num_owned() const { return static_cast<int64_t>(owned_.size()); }
   int64_t num_rows() const { return num_owned() + static_cast<int64_t>(ghosts_.size()); }
@@ -103,10 +112,17 @@ class AtomsToGraph {
   void check_positions(const double *positions) const;
   void select_edges(const double *positions, const Box &box);
   void check_pair(size_t candidate, double distance) const;
+  void find_short_bonds();
+  void find_soft_bonds();
+  void add_bond(size_t candidate);
+  uip::PaddedRows bond_slots() const;
   void find_angles();
   at::Tensor reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count);
+  static at::Tensor to_tensor(const std::vector<int64_t> &values);
+  static at::Tensor rows_to_tensor(const uip::PaddedRows &rows);
   bool wants(const char *input) const;
   at::Tensor on_device(const at::Tensor &host) const;
+  at::Tensor real_on_device(const at::Tensor &host) const;
 
   const uip::Metadata &metadata_;
   std::vector<int64_t> number_of_type_;
@@ -126,5 +142,6 @@ class AtomsToGraph {
   // this step
   std::vector<int64_t> edge_number_, bond_number_;  // of each candidate; -1 = none
   std::vector<int64_t> edge_centre_, edge_neighbor_, bond_index_, first_bond_, second_bond_;
-  std::vector<double> edge_vec_;
+  std::vector<double> edge_vec_, edge_distance_;
+  uip::PaddedRows nearest_edges_;
 };

@@ -90,21 +90,46 @@ void PairUIP::allocate() {
   for (int i = 0; i < size; ++i) std::fill_n(setflag[i], size, 0);
 }
 
-void PairUIP::settings(int narg, char **arg) {
+void PairUIP::settings(int narg, char **arg) { set({arg, arg + narg}); }
+
+/// Takes words and their values, as behind `pair_style uip`.
+void PairUIP::set(const std::vector<std::string> &words) {
   device_ = "auto";
-  for (int k = 0; k < narg; k += 2) {
-    const std::string word = arg[k], value = k + 1 < narg ? arg[k + 1] : "";
-    if (word != "device") {
+  charge_and_spin_ = {};
+  for (size_t k = 0; k < words.size(); k += 2) {
+    const std::string &word = words[k], value = k + 1 < words.size() ? words[k + 1] : "";
+    if (word == "device") {
+      device_ = value;
+    } else if (word == "charge") {
+      charge_and_spin_.charge = whole_number(word, value);
+    } else if (word == "spin") {
+      charge_and_spin_.spin = whole_number(word, value);
+    } else {
       error->all(FLERR,
-                 "pair_style uip: unknown word '{}'; write 'pair_style uip [device auto|cpu|cuda]', the model "
-                 "file belongs into pair_coeff",
+                 "pair_style uip: unknown word '{}'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
+                 "[spin MULTIPLICITY]', the model file belongs into pair_coeff",
                  word);
     }
-    if (value != "auto" && value != "cpu" && value != "cuda") {
-      error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", value);
-    }
-    device_ = value;
   }
+  if (device_ != "auto" && device_ != "cpu" && device_ != "cuda") {
+    error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", device_);
+  }
+  if (charge_and_spin_.spin < 1) {
+    error->all(FLERR, "pair_style uip: 'spin' must be a multiplicity 2S + 1 of at least 1, got {}",
+               charge_and_spin_.spin);
+  }
+}
+
+int PairUIP::whole_number(const std::string &word, const std::string &value) const {
+  if (!utils::is_integer(value)) {
+    error->all(FLERR, "pair_style uip: '{}' must be a whole number, got '{}'", word, value);
+  }
+  return utils::inumeric(FLERR, value, false, lmp);
+}
+
+/// What `set` reads.
+std::string PairUIP::words() const {
+  return fmt::format("device {} charge {} spin {}", device_, charge_and_spin_.charge, charge_and_spin_.spin);
 }
 
 void PairUIP::coeff(int narg, char **arg) {
@@ -167,9 +192,10 @@ void PairUIP::check_model() const {
                "again with 'uip export ... --device {}'",
                device_, metadata.device, device_);
   }
-  const std::vector<std::string> given = {schema::atomic_numbers, schema::graph_index,  schema::edge_index,
-                                          schema::edge_vec,       schema::reverse_edge, schema::bond_index,
-                                          schema::reverse_bond,   schema::angle_index};
+  const std::vector<std::string> given = {
+      schema::atomic_numbers, schema::graph_index,  schema::edge_index,  schema::edge_vec,      schema::reverse_edge,
+      schema::bond_index,     schema::reverse_bond, schema::angle_index, schema::nearest_edges, schema::bond_slots,
+      schema::charge,         schema::spin,         schema::positions,   schema::cell,          schema::pbc};
   for (const auto &input : metadata.inputs) {
     if (has(given, input.c_str())) continue;
     error->all(FLERR, "pair_style uip gives a model {}, but model '{}' also asks for '{}'", join(given), metadata.name,
@@ -216,6 +242,9 @@ void PairUIP::announce() const {
   const auto &m = model_->metadata();
   utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.dtype, m.device, m.cutoff,
                  join(elements_));
+  if (has(m.inputs, schema::charge)) {
+    utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", charge_and_spin_.charge, charge_and_spin_.spin);
+  }
   if (!m.licence.empty()) utils::logmesg(lmp, "  weights: {} ({})\n", m.licence, m.provenance);
   if (!m.conservative) {
     error->warning(FLERR,
@@ -233,6 +262,7 @@ void PairUIP::init_style() {
     error->all(FLERR, restart_problem_.empty() ? "pair_style uip needs a pair_coeff command" : restart_problem_);
   }
   energy_unit_ = energy_unit();
+  check_charge_and_spin();
   check_masses();
   check_special_bonds();
   at::set_num_threads(comm->nthreads);
@@ -256,6 +286,23 @@ double PairUIP::energy_unit() const {
   if (units == "metal") return 1.0;
   if (units == "real") return utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL);
   error->all(FLERR, "pair_style uip needs 'units metal' or 'units real', got '{}'", units);
+}
+
+void PairUIP::check_charge_and_spin() const {
+  const auto &metadata = model_->metadata();
+  const auto &[charge, spin] = charge_and_spin_;
+  if (charge != 0 && !has(metadata.inputs, schema::charge)) {
+    error->all(FLERR,
+               "pair_style uip: model '{}' knows no total charge, so 'charge' must be 0, got {}; leave it out or use "
+               "another model",
+               metadata.name, charge);
+  }
+  if (spin != 1 && !has(metadata.inputs, schema::spin)) {
+    error->all(FLERR,
+               "pair_style uip: model '{}' knows no total spin, so 'spin' must be 1, got {}; leave it out or use "
+               "another model",
+               metadata.name, spin);
+  }
 }
 
 void PairUIP::check_masses() const {
@@ -302,10 +349,10 @@ void PairUIP::write_restart(FILE *file) {
   for (const auto &text : {path_, model_->metadata().hash, join(elements_)}) write_text(file, text);
 }
 
-void PairUIP::write_restart_settings(FILE *file) { write_text(file, device_); }
+void PairUIP::write_restart_settings(FILE *file) { write_text(file, words()); }
 
 void PairUIP::read_restart_settings(FILE *file) {
-  device_ = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
+  set(utils::split_words(ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "")));
 }
 
 /// Reads the model that wrote the restart file; if it is gone or has changed, a new pair_coeff may still follow.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// pair_style uip [device auto|cpu|cuda]
+// pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY]
 // pair_coeff * * FILE ELEMENT-OR-NULL...        one word per LAMMPS type
 //
 // Runs a file written by `uip export` in LAMMPS. This class holds LAMMPS' verbs; atoms become tensors in
@@ -48,6 +48,9 @@ class PairUIP final : public Pair {
   enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, NUM_EXTRA };
   using Tensors = std::map<std::string, at::Tensor>;
 
+  void set(const std::vector<std::string> &words);
+  std::string words() const;
+  int whole_number(const std::string &word, const std::string &value) const;
   void allocate();
   void load(const std::string &path, const std::vector<std::string> &elements);
   std::string read_model(const std::string &path);
@@ -56,16 +59,19 @@ class PairUIP final : public Pair {
   void set_elements(const std::vector<std::string> &elements);
   void announce() const;
   double energy_unit() const;
+  void check_charge_and_spin() const;
   void check_masses() const;
   void check_special_bonds() const;
 
   void rebuild();
   Tensors run(const Tensors &inputs);
   void store(const Tensors &outputs);
+  void add_gradients(const Tensors &outputs);
   void add_energies(const at::Tensor &node_energy);
   void add_forces(const at::Tensor &forces);
   at::Tensor forces_of_edges(const at::Tensor &edge_grad) const;
-  void add_virial(const at::Tensor &edge_grad);
+  void add_edge_virial(const at::Tensor &edge_grad);
+  void add_atom_virial(const at::Tensor &strain_grad);
   void mark_virial_unknown();
   void keep_magmoms(const at::Tensor &magmoms);
 
@@ -74,13 +80,14 @@ class PairUIP final : public Pair {
   auto alone(Work work);
   /// Does the work on all ranks, without messages; if it fails on any, all stop in good order. Collective.
   template <typename Work>
-  auto together(Work work);
+  void together(Work work);
   std::string report(const std::exception &cause) const;
 
   MpiComm ranks_;
   std::unique_ptr<uip::Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
   std::string device_ = "auto";
+  ChargeAndSpin charge_and_spin_;
   std::string path_, restart_problem_;
   std::vector<std::string> elements_;    // words of pair_coeff
   std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL

@@ -19,10 +19,8 @@
 #include <limits>
 #include <new>
 #include <numeric>
-#include <optional>
 #include <stdexcept>
 #include <type_traits>
-#include <utility>
 
 #include "pair_uip.h"
 #include "schema.h"
@@ -34,14 +32,34 @@ namespace schema = uip::schema;
 
 Box box_of(const Domain &domain) {
   const auto &h = domain.h, &inverse = domain.h_inv;
-  return {h[0], h[1], h[2], h[3], h[4], h[5], inverse[0], inverse[1], inverse[2], inverse[3], inverse[4], inverse[5]};
+  const auto &p = domain.periodicity;
+  return {h[0],
+          h[1],
+          h[2],
+          h[3],
+          h[4],
+          h[5],
+          inverse[0],
+          inverse[1],
+          inverse[2],
+          inverse[3],
+          inverse[4],
+          inverse[5],
+          {p[0] != 0, p[1] != 0, p[2] != 0}};
 }
 
-/// LAMMPS' order of the nine components of a per-atom virial: xx yy zz xy xz yz yx zx zy.
-std::array<double, 9> nine_components(const double *vector, const double *gradient, double factor) {
-  constexpr int axes[9][2] = {{0, 0}, {1, 1}, {2, 2}, {0, 1}, {0, 2}, {1, 2}, {1, 0}, {2, 0}, {2, 1}};
+/// vector (x) gradient, row by row.
+std::array<double, 9> outer_product(const double *vector, const double *gradient) {
+  std::array<double, 9> matrix;
+  for (int k = 0; k < 9; ++k) matrix[k] = vector[k / 3] * gradient[k % 3];
+  return matrix;
+}
+
+/// A multiple of a matrix in LAMMPS' order of the nine components of a per-atom virial: xx yy zz xy xz yz yx zx zy.
+std::array<double, 9> nine_components(const double *matrix, double factor) {
+  constexpr int places[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};
   std::array<double, 9> virial;
-  for (int k = 0; k < 9; ++k) virial[k] = factor * vector[axes[k][0]] * gradient[axes[k][1]];
+  for (int k = 0; k < 9; ++k) virial[k] = factor * matrix[places[k]];
   return virial;
 }
 
@@ -84,17 +102,15 @@ auto PairUIP::alone(Work work) {
 }
 
 template <typename Work>
-auto PairUIP::together(Work work) {
-  std::optional<decltype(work())> result;
+void PairUIP::together(Work work) {
   std::string problem;
   try {
-    result = work();
+    work();
   } catch (const std::exception &cause) {
     problem = report(cause);
   }
   problem = ranks_.first_text(problem);
   if (!problem.empty()) error->all(FLERR, problem);
-  return std::move(*result);
 }
 
 void PairUIP::compute(int eflag, int vflag) {
@@ -104,7 +120,9 @@ void PairUIP::compute(int eflag, int vflag) {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
     return graph_->gather_positions(atom->x);
   });
-  const auto inputs = together([&] { return graph_->inputs(positions, box_of(*domain)); });
+  const auto box = box_of(*domain);
+  together([&] { graph_->find_edges(positions, box); });
+  const auto inputs = alone([&] { return graph_->inputs(positions, box, charge_and_spin_); });
   const auto outputs = alone([&] { return run(inputs); });
   alone([&] { store(outputs); });
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
@@ -143,15 +161,25 @@ PairUIP::Tensors PairUIP::run(const Tensors &inputs) {
 
 void PairUIP::store(const Tensors &outputs) {
   add_energies(on_host(outputs.at(schema::node_energy)));
-  if (const auto found = outputs.find(schema::edge_grad); found != outputs.end()) {
-    const auto edge_grad = on_host(found->second);
-    add_forces(ranks_.ghost_reduce(forces_of_edges(edge_grad), graph_->num_owned()));
-    if (vflag_either) add_virial(edge_grad);
+  if (outputs.count(schema::edge_grad) > 0) {
+    add_gradients(outputs);
   } else {
     add_forces(on_host(outputs.at(schema::forces)));
     if (vflag_either) mark_virial_unknown();
   }
   if (const auto found = outputs.find(schema::magmoms); found != outputs.end()) keep_magmoms(on_host(found->second));
+}
+
+/// Forces and virial of a model whose energy depends on edge vectors and, maybe, on positions beyond them.
+void PairUIP::add_gradients(const Tensors &outputs) {
+  const auto edge_grad = on_host(outputs.at(schema::edge_grad));
+  const auto forces = forces_of_edges(edge_grad);
+  const bool feels_positions = outputs.count(schema::position_grad) > 0;
+  if (feels_positions) forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(outputs.at(schema::position_grad)));
+  add_forces(ranks_.ghost_reduce(forces, graph_->num_owned()));
+  if (!vflag_either) return;
+  add_edge_virial(edge_grad);
+  if (feels_positions) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
 }
 
 void PairUIP::add_energies(const at::Tensor &node_energy) {
@@ -200,12 +228,12 @@ at::Tensor PairUIP::forces_of_edges(const at::Tensor &edge_grad) const {
 /// -edge_vec (x) g of each edge. `stress/atom` counts it for the centre: for pairwise energies these are LAMMPS' usual
 /// halves. `centroid/stress/atom` counts it for the neighbour, on whose motion that part of the centre's energy
 /// depends: with it `compute heat/flux` is exact for models without message passing.
-void PairUIP::add_virial(const at::Tensor &edge_grad) {
+void PairUIP::add_edge_virial(const at::Tensor &edge_grad) {
   auto centroid = at::zeros({cvflag_atom ? graph_->num_rows() : graph_->num_owned(), 9}, at::kDouble);
   double *centroids = centroid.mutable_data_ptr<double>();
   const double *gradient = edge_grad.const_data_ptr<double>();
   for (int64_t edge = 0; edge < graph_->num_edges(); ++edge, gradient += 3) {
-    const auto nine = nine_components(graph_->edge_vec(edge), gradient, -energy_unit_);
+    const auto nine = nine_components(outer_product(graph_->edge_vec(edge), gradient).data(), -energy_unit_);
     const auto six = six_components(nine);
     for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
     for (int k = 0; k < 6 && vflag_atom; ++k) vatom[graph_->atom_of_row(graph_->edge_centre(edge))][k] += six[k];
@@ -216,6 +244,19 @@ void PairUIP::add_virial(const at::Tensor &edge_grad) {
   const double *row_total = total.const_data_ptr<double>();
   for (int64_t row = 0; row < graph_->num_owned(); ++row, row_total += 9) {
     for (int k = 0; k < 9; ++k) cvatom[graph_->atom_of_row(row)][k] += row_total[k];
+  }
+}
+
+/// -strain_grad of each atom.
+void PairUIP::add_atom_virial(const at::Tensor &strain_grad) {
+  const double *strain = strain_grad.const_data_ptr<double>();
+  for (int64_t row = 0; row < graph_->num_owned(); ++row, strain += 9) {
+    const auto nine = nine_components(strain, -energy_unit_);
+    const auto six = six_components(nine);
+    const int atom = graph_->atom_of_row(row);
+    for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
+    for (int k = 0; k < 6 && vflag_atom; ++k) vatom[atom][k] += six[k];
+    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[atom][k] += nine[k];
   }
 }
 

@@ -74,8 +74,8 @@ class HalfList {
 
 }  // namespace
 
-NeighborList::NeighborList(double cutoff, double bond_cutoff, double skin)
-    : cutoff_(cutoff), bond_cutoff_(bond_cutoff), skin_(skin) {}
+NeighborList::NeighborList(double cutoff, double bond_cutoff, std::optional<SoftNearest> soft, double skin)
+    : cutoff_(cutoff), bond_cutoff_(bond_cutoff), soft_(soft), skin_(skin) {}
 
 const Graph &NeighborList::build(const std::vector<Vector> &positions, const std::optional<Cell> &cell) {
   check_finite(positions);
@@ -155,14 +155,39 @@ void NeighborList::select_edges(const std::vector<Vector> &positions, const std:
   }
   graph_.edge_index.insert(graph_.edge_index.end(), neighbors.begin(), neighbors.end());
   for (const int64_t p : kept) graph_.reverse_edge.push_back(edge_of_pair_[pairs_[p].reverse]);
-  select_bonds(distances);
-  find_angles();
+  if (soft_) {
+    select_bonds(soft_bonds(distances, static_cast<int64_t>(positions.size())));
+  } else {
+    select_bonds(short_edges(distances));
+    find_angles();
+  }
 }
 
-void NeighborList::select_bonds(const std::vector<double> &distances) {
-  std::vector<int64_t> bond_of_edge(distances.size(), -1);
+std::vector<bool> NeighborList::short_edges(const std::vector<double> &distances) const {
+  std::vector<bool> are_short;
+  for (const double distance : distances) are_short.push_back(distance < bond_cutoff_);
+  return are_short;
+}
+
+/// Which edges are bonds; fills in the rows that go with them.
+std::vector<bool> NeighborList::soft_bonds(const std::vector<double> &distances, int64_t num_atoms) {
+  const auto centres = std::span<const int64_t>(graph_.edge_index).first(distances.size());
+  graph_.nearest_edges = nearest_edges(centres, distances, num_atoms, *soft_);
+  const auto ranks = soft_ranks(distances, graph_.nearest_edges, *soft_);
+  std::vector<bool> are_bonds;
+  std::vector<int64_t> bond_centres;
   for (size_t e = 0; e < distances.size(); ++e) {
-    if (distances[e] >= bond_cutoff_) continue;
+    are_bonds.push_back(is_bond(ranks[e], ranks[graph_.reverse_edge[e]], distances[e], *soft_));
+    if (are_bonds[e]) bond_centres.push_back(centres[e]);
+  }
+  graph_.bond_slots = numbers_by_centre(bond_centres, num_atoms);
+  return are_bonds;
+}
+
+void NeighborList::select_bonds(const std::vector<bool> &are_bonds) {
+  std::vector<int64_t> bond_of_edge(are_bonds.size(), -1);
+  for (size_t e = 0; e < are_bonds.size(); ++e) {
+    if (!are_bonds[e]) continue;
     bond_of_edge[e] = graph_.num_bonds();
     graph_.bond_index.push_back(static_cast<int64_t>(e));
   }

@@ -1,12 +1,15 @@
 // Neighbour lists as in uip/neighbors.py: each pair is found once, by vesin in float64, and written in both
 // directions, so that the reverse of an edge is known by construction. Any box, also smaller than the cutoff;
-// atoms may lie outside of it. Lengths in A; knows neither OpenMM nor torch's programs.
+// atoms may lie outside of it. Which edges are bonds: by distance, or by uip/csrc/soft_nearest.h. Lengths in A; knows
+// neither OpenMM nor torch's programs.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
+
+#include "soft_nearest.h"
 
 namespace uip::openmm {
 
@@ -21,9 +24,11 @@ struct Graph {
   std::vector<int64_t> shifts;        // E 3
   std::vector<double> edge_vec;       // E 3
   std::vector<int64_t> reverse_edge;  // E
-  std::vector<int64_t> bond_index;    // S: edges within the bond cutoff
+  std::vector<int64_t> bond_index;    // S: the edges that are bonds
   std::vector<int64_t> reverse_bond;  // S
-  std::vector<int64_t> angle_index;   // 2 A: all first bonds, then all second bonds
+  std::vector<int64_t> angle_index;   // 2 A: all first bonds, then all second bonds; none for soft nearest neighbours
+  PaddedRows nearest_edges;           // N M: for soft nearest neighbours
+  PaddedRows bond_slots;              // N K
 
   int64_t num_edges() const { return static_cast<int64_t>(reverse_edge.size()); }
   int64_t num_bonds() const { return static_cast<int64_t>(bond_index.size()); }
@@ -35,8 +40,9 @@ struct Graph {
 /// Builds the graph of a structure, and of its successors without a new search while atoms move less than a skin.
 class NeighborList {
  public:
-  /// `bond_cutoff` 0: no bonds, no angles. `skin` 0: search every time.
-  NeighborList(double cutoff, double bond_cutoff, double skin);
+  /// `bond_cutoff` 0: no bonds, no angles. `soft`: makes bonds of edges to soft nearest neighbours. `skin` 0: search
+  /// every time.
+  NeighborList(double cutoff, double bond_cutoff, std::optional<SoftNearest> soft, double skin);
 
   /// The graph, valid until the next call. `cell`: none for an open structure. Throws std::runtime_error for
   /// positions that are not finite and atoms closer than MIN_DISTANCE; atoms are named by their row.
@@ -55,10 +61,14 @@ class NeighborList {
   bool still_valid(const std::vector<Vector> &positions, const std::optional<Cell> &cell) const;
   void search(const std::vector<Vector> &positions, const std::optional<Cell> &cell);
   void select_edges(const std::vector<Vector> &positions, const std::optional<Cell> &cell);
-  void select_bonds(const std::vector<double> &distances);
+  std::vector<bool> short_edges(const std::vector<double> &distances) const;
+  std::vector<bool> soft_bonds(const std::vector<double> &distances, int64_t num_atoms);
+  void select_bonds(const std::vector<bool> &are_bonds);
   void find_angles();
 
-  double cutoff_, bond_cutoff_, skin_;
+  double cutoff_, bond_cutoff_;
+  std::optional<SoftNearest> soft_;
+  double skin_;
   int64_t num_searches_ = 0;
   std::vector<Pair> pairs_;  // sorted by centre
   std::vector<Vector> built_positions_;

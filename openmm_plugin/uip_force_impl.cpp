@@ -42,6 +42,8 @@ at::Tensor view(const double *values, at::IntArrayRef shape) {
   return at::from_blob(const_cast<double *>(values), shape, at::kDouble);
 }
 
+at::Tensor view(const PaddedRows &rows) { return view(rows.items, {rows.num_rows, rows.width}); }
+
 at::Tensor on_host(const at::Tensor &tensor) { return tensor.to(at::kCPU, at::kDouble).contiguous(); }
 
 std::vector<double> numbers(const at::Tensor &tensor) {
@@ -73,6 +75,13 @@ int device_index(OpenMM::ContextImpl &context) {
 }
 
 Vector in_angstrom(const Vec3 &r) { return {r[0] * NM_TO_A, r[1] * NM_TO_A, r[2] * NM_TO_A}; }
+
+/// A model that is not invariant under rotations has an antisymmetric part too, which no strain sees.
+void symmetrise(std::vector<double> &matrix) {
+  for (int k = 0; k < 3; ++k) {
+    for (int m = 0; m < k; ++m) matrix[3 * k + m] = matrix[3 * m + k] = 0.5 * (matrix[3 * k + m] + matrix[3 * m + k]);
+  }
+}
 
 /// OpenMM passes on exceptions of its own kind alone from threads of its own.
 template <typename Work>
@@ -107,7 +116,8 @@ void UipForceImpl::initialize(OpenMM::ContextImpl &context) {
   const Metadata &metadata = model_->metadata();
   check_outputs(metadata);
   warn_of_direct_forces(metadata);
-  neighbors_ = std::make_unique<NeighborList>(metadata.cutoff, metadata.bond_cutoff, settings.skin * NM_TO_A);
+  neighbors_ =
+      std::make_unique<NeighborList>(metadata.cutoff, metadata.bond_cutoff, metadata.soft, settings.skin * NM_TO_A);
   atomic_numbers_.assign(settings.atomic_numbers.begin(), settings.atomic_numbers.end());
   charge_ = settings.charge;
   spin_ = settings.spin;
@@ -189,6 +199,8 @@ UipForceImpl::Tensors UipForceImpl::inputs(const State &state, const Graph &grap
       {schema::bond_index, view(graph.bond_index, {num_bonds})},
       {schema::reverse_bond, view(graph.reverse_bond, {num_bonds})},
       {schema::angle_index, view(graph.angle_index, {2, graph.num_angles()})},
+      {schema::nearest_edges, view(graph.nearest_edges)},
+      {schema::bond_slots, view(graph.bond_slots)},
       {schema::charge, at::full({1}, charge_, at::kLong)},
       {schema::spin, at::full({1}, spin_, at::kLong)},
   };
@@ -209,12 +221,16 @@ void UipForceImpl::collect(const Graph &graph, const Tensors &outputs) {
     const at::Tensor forces = on_host(outputs.at(schema::forces));
     std::copy_n(forces.const_data_ptr<double>(), 3 * forces_.size(), forces_[0].data());
   } else {
+    results_.virial.assign(9, 0.0);
     add_edge_gradients(graph, on_host(outputs.at(schema::edge_grad)));
+    if (outputs.count(schema::position_grad) > 0) {
+      add_position_gradients(on_host(outputs.at(schema::position_grad)), on_host(outputs.at(schema::strain_grad)));
+    }
+    symmetrise(results_.virial);
   }
 }
 
 void UipForceImpl::add_edge_gradients(const Graph &graph, const at::Tensor &edge_grad) {
-  results_.virial.assign(9, 0.0);
   const double *gradient = edge_grad.const_data_ptr<double>(), *vector = graph.edge_vec.data();
   for (int64_t edge = 0; edge < graph.num_edges(); ++edge, gradient += 3, vector += 3) {
     Vector &centre = forces_[graph.centre(edge)], &neighbor = forces_[graph.neighbor(edge)];
@@ -223,6 +239,14 @@ void UipForceImpl::add_edge_gradients(const Graph &graph, const at::Tensor &edge
       neighbor[k] -= gradient[k];
       for (int m = 0; m < 3; ++m) results_.virial[3 * k + m] -= vector[k] * gradient[m];
     }
+  }
+}
+
+void UipForceImpl::add_position_gradients(const at::Tensor &position_grad, const at::Tensor &strain_grad) {
+  const double *gradient = position_grad.const_data_ptr<double>(), *strain = strain_grad.const_data_ptr<double>();
+  for (Vector &force : forces_) {
+    for (int k = 0; k < 3; ++k) force[k] -= *gradient++;
+    for (double &component : results_.virial) component -= *strain++;
   }
 }
 

@@ -1,6 +1,7 @@
 // What a Context runs of a UipForce. OpenMM's CustomCPPForceImpl brings positions to the host and forces back, on
 // any platform; here they become a graph, the program is run, and edge gradients become forces:
 //     F_i += g_e,  F_j -= g_e,  virial -= edge_vec_e (x) g_e       g_e = dE / d edge_vec_e, e = (i -> j)
+// and where a model says position_grad and strain_grad too, F_i -= position_grad_i and virial -= strain_grad_i.
 #pragma once
 
 #include <openmm/internal/CustomCPPForceImpl.h>
@@ -46,6 +47,7 @@ class UipForceImpl final : public OpenMM::CustomCPPForceImpl {
   Tensors run(const Tensors &inputs);
   void collect(const Graph &graph, const Tensors &outputs);
   void add_edge_gradients(const Graph &graph, const at::Tensor &edge_grad);
+  void add_position_gradients(const at::Tensor &position_grad, const at::Tensor &strain_grad);
   void check_results() const;
 
   const UipForce &owner_;

@@ -1,7 +1,14 @@
-// The reader of model files as seen from Python: `torch.classes.uip.Model`, used by uip/program.py.
+// What Python sees of libuip beside its ops: the reader of model files, `torch.classes.uip.Model`, used by
+// uip/program.py; and `torch.ops.uip.soft_bonds`, so that tests can compare it with uip/neighborhood.py.
+#include <ATen/Functions.h>
 #include <torch/custom_class.h>
 
+#include <span>
+#include <tuple>
+#include <vector>
+
 #include "model.h"
+#include "soft_nearest.h"
 
 namespace uip {
 namespace {
@@ -27,11 +34,40 @@ class BoundModel final : public torch::CustomClassHolder {
   std::unique_ptr<Model> model_;
 };
 
+at::Tensor tensor_of(const std::vector<int64_t> &values, at::IntArrayRef shape) {
+  return at::tensor(values, at::kLong).view(shape);
+}
+
+template <typename Number>
+std::span<const Number> span_of(const at::Tensor &x) {
+  return {x.const_data_ptr<Number>(), static_cast<size_t>(x.numel())};
+}
+
+/// `nearest_edges` (N, M) and `bond_index` (S) of contiguous arrays on the host, (E,) each.
+std::tuple<at::Tensor, at::Tensor> soft_bonds(const at::Tensor &centre, const at::Tensor &reverse,
+                                              const at::Tensor &distance, int64_t num_atoms, double k, int64_t nearest,
+                                              double cutoff, double sigma, double tau) {
+  const SoftNearest soft{k, nearest, cutoff, sigma, tau};
+  const auto distances = span_of<double>(distance);
+  const auto rows = nearest_edges(span_of<int64_t>(centre), distances, num_atoms, soft);
+  const auto ranks = soft_ranks(distances, rows, soft);
+  std::vector<int64_t> bonds;
+  for (size_t edge = 0; edge < distances.size(); ++edge) {
+    const int64_t opposite = span_of<int64_t>(reverse)[edge];
+    if (is_bond(ranks[edge], ranks[opposite], distances[edge], soft)) bonds.push_back(static_cast<int64_t>(edge));
+  }
+  return {tensor_of(rows.items, {num_atoms, rows.width}), tensor_of(bonds, {-1})};
+}
+
 TORCH_LIBRARY_FRAGMENT(uip, library) {
   library.class_<BoundModel>("Model")
       .def(torch::init<const std::string &, int64_t>())
       .def("run", &BoundModel::run)
       .def("hash", &BoundModel::hash);
+  library.def(
+      "soft_bonds(Tensor centre, Tensor reverse, Tensor distance, int num_atoms, float k, int nearest, float cutoff, "
+      "float sigma, float tau) -> (Tensor, Tensor)",
+      &soft_bonds);
 }
 
 }  // namespace

@@ -109,10 +109,14 @@ class LoadedModel final : public Model {
     for (const std::string &name : metadata_.inputs) {
       const auto found = inputs.find(name);
       if (found == inputs.end()) throw std::runtime_error("input `" + name + "` is missing");
-      const at::Tensor &tensor = found->second;
-      ordered.push_back(tensor.to(device_, tensor.is_floating_point() ? dtype_ : at::kLong).contiguous());
+      ordered.push_back(found->second.to(device_, type_of(found->second)).contiguous());
     }
     return ordered;
+  }
+
+  at::ScalarType type_of(const at::Tensor &input) const {
+    if (input.is_floating_point()) return dtype_;
+    return input.scalar_type() == at::kBool ? at::kBool : at::kLong;
   }
 
   Tensors named(const std::vector<at::Tensor> &outputs) const {

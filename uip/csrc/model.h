@@ -7,8 +7,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "soft_nearest.h"
 
 namespace uip {
 
@@ -21,7 +24,8 @@ struct Metadata {
   std::string dtype;                 // "float32" or "float64"
   std::string device;                // "cpu" or "cuda"
   double cutoff = 0.0;               // A
-  double bond_cutoff = 0.0;          // A; 0 = the model has no bonds
+  double bond_cutoff = 0.0;          // A; 0 = the model has no bonds with angles
+  std::optional<SoftNearest> soft;   // makes bonds of edges to soft nearest neighbours; none = `bond_cutoff` does
   std::vector<int64_t> elements;     // atomic numbers the model knows
   std::vector<std::string> inputs;   // names of schema.h, in call order
   std::vector<std::string> outputs;  // names of schema.h, in return order

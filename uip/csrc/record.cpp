@@ -82,6 +82,15 @@ Tensors tensors(const c10::IValue &dictionary) {
   return values;
 }
 
+// Absent from files that are older than such models, empty for models without soft nearest neighbours.
+std::optional<SoftNearest> soft_nearest(const Dictionary &record) {
+  if (!record.contains("soft")) return std::nullopt;
+  const auto soft = record.at("soft").toGenericDict();
+  if (soft.empty()) return std::nullopt;
+  const auto real = [&](const char *name) { return soft.at(name).toScalar().toDouble(); };
+  return SoftNearest{real("k"), soft.at("nearest").toInt(), real("cutoff"), real("sigma"), real("tau")};
+}
+
 Metadata metadata(const Dictionary &record) {
   Metadata data;
   data.schema_version = entry(record, "schema_version").toInt();
@@ -92,6 +101,7 @@ Metadata metadata(const Dictionary &record) {
   data.device = entry(record, "device").toStringRef();
   data.cutoff = entry(record, "cutoff").toDouble();
   data.bond_cutoff = entry(record, "bond_cutoff").toDouble();
+  data.soft = soft_nearest(record);
   data.elements = integers(entry(record, "elements"));
   data.inputs = strings(entry(record, "inputs"));
   data.outputs = strings(entry(record, "outputs"));
