@@ -14,6 +14,8 @@ namespace {
 
 constexpr int TAG = 0;  // messages between two ranks of one communicator never overtake each other
 
+constexpr int64_t gathered_bytes = int64_t{1} << 30;  // more than this on each rank: keys go around the ring
+
 int64_t total(const std::vector<int> &counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
 
 /// One row as an MPI type: counts are rows, so that messages may exceed 2^31 bytes.
@@ -192,6 +194,25 @@ at::Tensor MpiComm::reduce_scatter(const at::Tensor &x, int64_t num_owned) {
   shape[0] = num_owned_;
   shape.insert(shape.begin(), num_ranks_);
   return exchange(x, route).view(shape).sum(0);
+}
+
+at::Tensor MpiComm::rank_layout(const at::Tensor &x) {
+  // gathered at the same time: keys, values and the gradients of both
+  const int64_t bytes = 4 * total(owned_counts_) * x.size(1) * static_cast<int64_t>(x.element_size());
+  const bool ring = attention_ == Attention::ring || (attention_ == Attention::automatic && bytes > gathered_bytes);
+  auto layout = at::empty({2 + num_ranks_}, at::kLong);
+  auto *value = layout.mutable_data_ptr<int64_t>();
+  value[0] = rank_;
+  value[1] = ring ? 1 : 0;
+  std::copy(owned_counts_.begin(), owned_counts_.end(), value + 2);
+  return layout;
+}
+
+at::Tensor MpiComm::ring_shift(const at::Tensor &x, int64_t num_rows) {
+  Route route{std::vector<int>(num_ranks_, 0), std::vector<int>(num_ranks_, 0)};
+  route.send[(rank_ + 1) % num_ranks_] = static_cast<int>(x.size(0));
+  route.receive[(rank_ + num_ranks_ - 1) % num_ranks_] = static_cast<int>(num_rows);
+  return exchange(x, route);
 }
 
 /// Only what programs exchange is dropped, not what the graph is made of.

@@ -57,6 +57,13 @@ class MpiComm final : public uip::Comm {
   at::Tensor reverse_edges(const at::Tensor &x, const at::Tensor &reverse, uip::Relation relation) override;
   at::Tensor all_gather(const at::Tensor &x, int64_t num_total) override;
   at::Tensor reduce_scatter(const at::Tensor &x, int64_t num_owned) override;
+  at::Tensor rank_layout(const at::Tensor &x) override;
+  at::Tensor ring_shift(const at::Tensor &x, int64_t num_rows) override;
+
+  /// How attention over the atoms of all ranks gets their keys and values: all at once, one rank's after the other, or
+  /// whichever a memory estimate asks for.
+  enum class Attention { automatic, gather, ring };
+  void set_attention(Attention way) { attention_ = way; }
 
  private:
   /// Rows to be sent and where to.
@@ -77,5 +84,6 @@ class MpiComm final : public uip::Comm {
   std::vector<int> owned_counts_;
   Sending ghosts_;
   std::array<Sending, 2> relations_;
+  Attention attention_ = Attention::automatic;
   std::string dropped_;  // UIP_DEBUG_DROP, which tests use to see what a lost exchange does
 };

@@ -31,7 +31,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from uip.checkpoint import parse_device, parse_dtype
-from uip.graph import Graph
+from uip.graph import Graph, batch
 from uip.models.heads import energy_and_gradient, read_out
 from uip.models.potential import Potential
 from uip.neighbors import build_graph, check_structure
@@ -139,10 +139,14 @@ def _trace(model: Potential) -> GraphModule:
 
 def _sample(model: Potential) -> list[Tensor]:
     """Inputs to trace with. All sizes differ, ghosts included: equal ones would be taken for one and the same."""
-    graph = _on_model(_cluster(8, model), model)
+    graph = _on_model(batch([_cluster(num_atoms, model) for num_atoms in (8, 5, 7, 6)]), model)
     tensors = graph.tensors()
     tensors["atomic_numbers"] = torch.cat([graph.atomic_numbers, graph.atomic_numbers[:3]])
-    sizes = {FIELDS[name].letter: tensors[name].shape[FIELDS[name].batch_axis] for name in model.inputs}
+    sizes = {
+        letter: size
+        for name in model.inputs
+        for letter, size in zip(FIELDS[name].shape, tensors[name].shape, strict=True)
+    }
     assert len(set(sizes.values())) == len(sizes), sizes
     return [tensors[name] for name in model.inputs]
 
@@ -150,14 +154,15 @@ def _sample(model: Potential) -> list[Tensor]:
 def _cluster(num_atoms: int, model: Potential) -> Graph:
     """A few atoms near the points of a cubic grid, with many elements, bonds and angles."""
     rng = np.random.default_rng(num_atoms)
-    grid = 2.2 * np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)])
+    spacing = 2.2 if model.soft is None else 0.55 * model.soft.reach  # so that not every edge is a bond
+    grid = spacing * np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)])
     positions = grid[:num_atoms] + rng.uniform(-0.2, 0.2, (num_atoms, 3))
     elements = rng.choice(model.elements, num_atoms)
     return build_graph(check_structure(elements, positions), model.cutoff, model.bond_cutoff, model.soft)
 
 
 def _on_model(graph: Graph, model: Potential) -> Graph:
-    return graph.to(device=model.reference_energy.device, dtype=model.reference_energy.dtype)
+    return graph.to(device=model.device, dtype=model.dtype)
 
 
 def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool) -> dict[str, Any]:
@@ -168,8 +173,8 @@ def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool)
         "model": exact.name,
         "name": card.name,
         "torch_version": str(torch.__version__),
-        "dtype": str(ready.reference_energy.dtype).removeprefix("torch."),
-        "device": ready.reference_energy.device.type,
+        "dtype": str(ready.dtype).removeprefix("torch."),
+        "device": ready.device.type,
         "cutoff": float(exact.cutoff),
         "bond_cutoff": float(exact.bond_cutoff or 0.0),
         "soft": asdict(exact.soft) if exact.soft else {},
@@ -196,7 +201,7 @@ def _instructions(native: bool) -> str:
 
 def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, dict[str, Tensor]]:
     """Inputs in the program's dtype and what the exact model says of them."""
-    rounded = graph.to(dtype=ready.reference_energy.dtype)
+    rounded = graph.to(dtype=ready.dtype)
     answers = read_out(exact, rounded.to(dtype=torch.float64))
     return {
         "inputs": {name: rounded.tensors()[name].clone() for name in exact.inputs},
@@ -207,8 +212,11 @@ def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, di
 def _write_compiled(
     program: GraphModule, sample: Sequence[Tensor], file: Path, inputs: Sequence[str], *, native: bool
 ) -> None:
-    dims = {field.letter: torch.export.Dim(field.letter) for field in FIELDS.values()}
-    shapes = [{FIELDS[name].batch_axis: dims[FIELDS[name].letter]} for name in inputs]
+    letters = {letter for field in FIELDS.values() for letter in field.shape if letter.isalpha()}
+    dims = {letter: torch.export.Dim(letter) for letter in letters}
+    shapes = [
+        {axis: dims[letter] for axis, letter in enumerate(FIELDS[name].shape) if letter.isalpha()} for name in inputs
+    ]
     options = DYNAMIC | ({} if native or platform.machine() != "x86_64" else PORTABLE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts

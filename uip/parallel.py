@@ -4,7 +4,8 @@
     reverse_edges  row of (i -> j) becomes the row of (j -> i)  adjoint: itself
     all_gather     rows of all ranks in rank order              adjoint: reduce-scatter
 
-A model calls these and never asks for a rank. In a serial run they are the identity, an index lookup and
+and `attend`, attention over the atoms of all ranks, which gathers for itself. A model calls these and never asks for a
+rank. In a serial run they are the identity, an index lookup and
 the identity. While a program is exported (`use_ops`) they are the ops of libuip (csrc/ops.cpp), which the
 program keeps and for which an engine carries the bytes; in a parallel run from Python (`use_communicator`)
 they are the same ops, and a `Communicator` carries.
@@ -22,6 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from uip.ops.attention import Radial
 
 EDGES, BONDS = 0, 1
 """Which list `reverse_edges` speaks of: all edges, or bonds (`uip::Relation` in csrc/comm.h)."""
@@ -44,6 +47,19 @@ def reverse_edges(x: Tensor, reverse: Tensor, relation: int = EDGES) -> Tensor:
 def all_gather(x: Tensor, total_like: Tensor) -> Tensor:
     """Rows of this rank, (N, C), to rows of all ranks in rank order; `total_like` has as many rows."""
     return torch.ops.uip.all_gather(x, total_like) if _ops_in_use else x
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
+    """Attention of this rank's atoms to the atoms of all ranks, (N, H); formula and arguments: `uip.ops.attention`.
+
+    In memory that grows with N, on one rank and on many; has first derivatives only.
+    """
+    load_library()
+    if radial is None:
+        return torch.ops.uip.attend(q, k, v, graph_index, heads)[0]
+    strain = radial.positions.new_zeros(0) if radial.strain is None else radial.strain
+    where = (radial.weight, radial.positions, strain, radial.cell, radial.pbc)
+    return torch.ops.uip.attend_radial(q, k, v, graph_index, heads, *where)[0]
 
 
 @functools.cache
@@ -90,6 +106,10 @@ class Communicator(Protocol):
 
     def reduce_scatter(self, x: Tensor, num_owned: int) -> Tensor: ...
 
+    def rank_layout(self, x: Tensor) -> Tensor: ...
+
+    def ring_shift(self, x: Tensor, num_rows: int) -> Tensor: ...
+
 
 @contextmanager
 def use_communicator(communicator: Communicator) -> Iterator[None]:
@@ -100,6 +120,8 @@ def use_communicator(communicator: Communicator) -> Iterator[None]:
         "reverse_edges": communicator.reverse_edges,
         "all_gather": lambda x, total_like: communicator.all_gather(x, total_like.shape[0]),
         "reduce_scatter": lambda x, owned_like: communicator.reduce_scatter(x, owned_like.shape[0]),
+        "rank_layout": communicator.rank_layout,
+        "ring_shift": communicator.ring_shift,
     }
     with use_ops():
         library = torch.library.Library("uip", "IMPL")
@@ -153,10 +175,13 @@ class MPICommunicator:
         comm: an mpi4py communicator.
         ghosts: (R - N, 2) rank and row of the owner of each ghost.
         partners: by relation, (E, 2) rank and row of the opposite direction of each edge.
+        ring: whether attention hands keys around the ring instead of gathering them.
     """
 
-    def __init__(self, comm: Any, ghosts: np.ndarray, partners: Mapping[int, np.ndarray]) -> None:
-        self.comm = comm
+    def __init__(
+        self, comm: Any, ghosts: np.ndarray, partners: Mapping[int, np.ndarray], *, ring: bool = False
+    ) -> None:
+        self.comm, self.ring = comm, ring
         self.ghosts = RemoteRows(comm, ghosts)
         self.partners = {relation: RemoteRows(comm, owners) for relation, owners in partners.items()}
 
@@ -176,3 +201,11 @@ class MPICommunicator:
         counts = self.comm.allgather(num_owned)
         received = self.comm.alltoall([rows.numpy() for rows in x.split(counts)])
         return torch.from_numpy(np.sum(received, axis=0))
+
+    def rank_layout(self, x: Tensor) -> Tensor:
+        return torch.tensor([self.comm.rank, int(self.ring), *self.comm.allgather(x.shape[0])])
+
+    def ring_shift(self, x: Tensor, num_rows: int) -> Tensor:
+        rank, size = self.comm.rank, self.comm.size
+        received = self.comm.sendrecv(x.numpy(), dest=(rank + 1) % size, source=(rank - 1) % size)
+        return torch.from_numpy(received)

@@ -89,20 +89,19 @@ def load_evaluator(source: str | Path | Potential, *, device: str | None = None,
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
         return _from_program(load_program(source, device_index=_index(device)), device, dtype)
     if isinstance(source, Potential):
-        present = str(source.reference_energy.dtype).removeprefix("torch.")
+        present = str(source.dtype).removeprefix("torch.")
         model = deepcopy(source).to(device=parse_device(device or "cpu"), dtype=parse_dtype(dtype or present))
         model.requires_grad_(False).eval()
     else:
         model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
-    reference = model.reference_energy
     return Evaluator(
         card=model.card,
         cutoff=model.cutoff,
         bond_cutoff=model.bond_cutoff,
         soft=model.soft,
         elements=model.elements,
-        dtype=reference.dtype,
-        device=reference.device,
+        dtype=model.dtype,
+        device=model.device,
         run=lambda graph: read_out(model, graph),
     )
 

@@ -31,6 +31,12 @@ class Comm {
   virtual at::Tensor all_gather(const at::Tensor &x, int64_t num_total) = 0;
   /// Adjoint: sums over ranks, each rank keeps its own rows (num_owned, C).
   virtual at::Tensor reduce_scatter(const at::Tensor &x, int64_t num_owned) = 0;
+
+  /// int64 on the host: this rank; 1 if attention to the rows of all ranks shall hand blocks around the ring, 0 if it
+  /// shall gather `x`-like rows at once; then the number of rows of every rank. The second number is the same on all.
+  virtual at::Tensor rank_layout(const at::Tensor &x) = 0;
+  /// Sends `x` to the next rank (the last one to the first), returns the previous rank's, of num_rows rows.
+  virtual at::Tensor ring_shift(const at::Tensor &x, int64_t num_rows) = 0;
 };
 
 /// The Comm that ops of this thread's programs use; nullptr = serial.
@@ -47,5 +53,16 @@ class UseComm {
  private:
   Comm *previous_;
 };
+
+/// The Comm of a forward pass, kept for a backward pass that may run on another thread.
+template <typename Context>
+void remember_comm(Context *context) {
+  context->saved_data["comm"] = static_cast<int64_t>(reinterpret_cast<intptr_t>(current_comm()));
+}
+
+template <typename Context>
+Comm *remembered_comm(Context *context) {
+  return reinterpret_cast<Comm *>(static_cast<intptr_t>(context->saved_data["comm"].toInt()));
+}
 
 }  // namespace uip

@@ -53,6 +53,17 @@ Tensor reduce_scatter(const Tensor &x, const Tensor &owned_like) {
   return x.clone(at::MemoryFormat::Contiguous);
 }
 
+Tensor rank_layout(const Tensor &x) {
+  if (Comm *comm = current_comm()) return comm->rank_layout(x);
+  return at::tensor({int64_t{0}, int64_t{0}, x.size(0)});
+}
+
+Tensor ring_shift(const Tensor &x, int64_t num_rows) {
+  if (Comm *comm = current_comm()) return comm->ring_shift(x.contiguous(), num_rows);
+  check_serial("ring_shift", x.size(0), num_rows);
+  return x.clone(at::MemoryFormat::Contiguous);
+}
+
 // What the ops give, without values: as many rows as the carrier.
 Tensor rows_of_carrier(const Tensor &x, const Tensor &carrier) {
   auto shape = x.sym_sizes().vec();
@@ -89,15 +100,6 @@ struct ReduceScatter {
   static constexpr const char *forward = "uip::reduce_scatter";
   static constexpr const char *adjoint = "uip::all_gather";
 };
-
-// The Comm of the forward pass, kept for a backward pass that may run on another thread.
-void remember_comm(AutogradContext *context) {
-  context->saved_data["comm"] = static_cast<int64_t>(reinterpret_cast<intptr_t>(current_comm()));
-}
-
-Comm *remembered_comm(AutogradContext *context) {
-  return reinterpret_cast<Comm *>(static_cast<intptr_t>(context->saved_data["comm"].toInt()));
-}
 
 // Ops whose rows follow a carrier; the carrier of the adjoint is `x` itself.
 template <typename Pair>
@@ -152,6 +154,8 @@ void implement(torch::Library &library) {
   library.impl("reverse_edges", &reverse_edges);
   library.impl("all_gather", &all_gather);
   library.impl("reduce_scatter", &reduce_scatter);
+  library.impl("rank_layout", &rank_layout);
+  library.impl("ring_shift", &ring_shift);
 }
 
 TORCH_LIBRARY(uip, library) {
@@ -160,6 +164,9 @@ TORCH_LIBRARY(uip, library) {
   library.def("reverse_edges(Tensor x, Tensor reverse, int relation) -> Tensor");
   library.def("all_gather(Tensor x, Tensor total_like) -> Tensor");
   library.def("reduce_scatter(Tensor x, Tensor owned_like) -> Tensor");
+  // what attention over the rows of all ranks is made of (attention_ops.cpp); no program calls these
+  library.def("rank_layout(Tensor x) -> Tensor");
+  library.def("ring_shift(Tensor x, int num_rows) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }

@@ -16,6 +16,7 @@ back, also from and to other ranks. Tokens are stored without padding; the last 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,9 +27,9 @@ from torch import Tensor, nn
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
 from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
-from uip.ops.attention import NUM_FREQUENCIES, Radial, attend
+from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
-from uip.parallel import BONDS, reverse_edges
+from uip.parallel import BONDS, attend, reverse_edges
 
 HARMONICS_DEGREE = 5
 """Of the direction of a bond, in its token."""
@@ -187,7 +188,8 @@ class NodeAttention(nn.Module):
 
     def forward(self, v: Tensor, place: Place) -> Tensor:
         query, key, value = self.qkv(self.norm(v)).chunk(3, dim=1)
-        out = attend(query, key, value, place.graph_index, self.heads, place.radial(self.radial_weight))
+        word = attend_twice if self.training else attend
+        out = word(query, key, value, place.graph_index, self.heads, place.radial(self.radial_weight))
         return self.scale * self.output(out)
 
 
@@ -247,10 +249,14 @@ def reversed_tokens(x: Tensor, num_atoms: int, reverse_bond: Tensor) -> Tensor:
 class TokenEmbedding(nn.Module):
     """The first tokens, from elements, charge, spin, distances and directions."""
 
+    degree_scale: Tensor
+
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
         channels = config.channels
         self.smooth, self.cutoff, self.num_radial = config.smooth, config.cutoff, config.num_radial
+        scale = [math.sqrt(2 * l + 1) for l in range(HARMONICS_DEGREE + 1) for _ in range(2 * l + 1)]
+        self.register_buffer("degree_scale", torch.tensor(scale, dtype=torch.float64), persistent=False)
         self.element = nn.Embedding(config.num_elements + 1, channels)
         self.order = nn.Linear(ORDER_DEGREE + 1, channels)
         self.norm = nn.RMSNorm(2 * channels)
@@ -280,7 +286,7 @@ class TokenEmbedding(nn.Module):
         width = 2.0 * self.cutoff / (self.num_radial - 1)
         gaussians = torch.exp(-0.5 * ((distance.unsqueeze(1) - centres) / width).square())
         number = (HARMONICS_DEGREE + 1) ** 2
-        harmonics = bonds.harmonics[:, :number] * bonds.degree_scale[:number]
+        harmonics = bonds.harmonics[:, :number] * self.degree_scale.to(distance.dtype)
         own = F.pad(torch.ones_like(distance[:1]).unsqueeze(1), (0, harmonics.shape[1] - 1))
         return self.bond(torch.cat([gaussians, torch.cat([own, harmonics])], dim=1))
 
@@ -305,8 +311,6 @@ class Bonds:
     """(S, 3), unit vectors."""
     harmonics: Tensor
     """(S, 100), sum over m of each degree: 1."""
-    degree_scale: Tensor
-    """(100,) sqrt(2 l + 1)."""
     log_weight: Tensor
     """(S,) ln w."""
 
@@ -330,6 +334,13 @@ class AllScAIP(Potential):
         self.energy = Readout(config, 1)
         self.force = None if self.conservative else Readout(config, 3)
         self.apply(_initialise)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AllScAIP:
+        """Reference energies of atoms are thousands of eV: they stay in float64 whatever the arithmetic."""
+        exact = self.reference_energy
+        super()._apply(fn, recurse)
+        self.reference_energy = exact.to(self.reference_energy.device)
+        return self
 
     @property
     def cutoff(self) -> float:
@@ -373,8 +384,8 @@ class AllScAIP(Potential):
         rows = self._rows(bonds, bond_slots)
         place = Place(graph_index, positions, strain, cell, pbc)
         x = self.embedding(species, graph_index, charge, spin, bonds)
-        *first, last = (cast(Block, block) for block in self.blocks)
-        for block in first:
+        *blocks, last = (cast(Block, block) for block in self.blocks)
+        for block in blocks:
             x = block(x, rows, reverse_bond, place)
         v = last.of_atoms(x, rows, reverse_bond, place)
         node_energy = self.energy(v).squeeze(1) * self.energy_scale
@@ -386,19 +397,18 @@ class AllScAIP(Potential):
     ) -> Bonds:
         length = torch.linalg.vector_norm(edge_vec, dim=1)
         far = 2.0 * self.soft.reach  # to no neighbour: adds nothing to a rank
-        nearest = F.pad(length, (0, 1), value=far)[nearest_edges]  # -1 takes the last
+        places = torch.where(nearest_edges < 0, length.shape[0], nearest_edges)
+        nearest = F.pad(length, (0, 1), value=far).index_select(0, places.flatten()).view(places.shape)
         centre = edge_index[0].index_select(0, bond_index)
         distance = length.index_select(0, bond_index)
         rank = soft_rank(distance, nearest.index_select(0, centre), self.soft.sigma)
         reverse_rank = reverse_edges(rank.unsqueeze(1), reverse_bond, BONDS).squeeze(1)
         direction = edge_vec.index_select(0, bond_index) / distance.unsqueeze(1)
-        degrees = torch.arange(ORDER_DEGREE + 1, device=distance.device)
         return Bonds(
             centre=centre,
             distance=distance,
             direction=direction,
             harmonics=spherical_harmonics(direction, ORDER_DEGREE),
-            degree_scale=(2 * degrees + 1).repeat_interleave(2 * degrees + 1).to(distance.dtype).sqrt(),
             log_weight=log_envelope(envelope_coordinate(rank, reverse_rank, distance, self.soft)),
         )
 
@@ -410,7 +420,9 @@ class AllScAIP(Potential):
         slots = torch.arange(num_atoms * (width + 1), device=bond_slots.device).view(num_atoms, width + 1)
         bias = F.pad(bonds.log_weight, (num_atoms, 0)).index_select(0, tokens.flatten()).view(tokens.shape)
         bias = bias.masked_fill(F.pad(empty, (1, 0)), -1e9)
-        of_bonds = torch.zeros_like(bonds.centre).scatter(0, bond_slots[~empty], slots[:, 1:][~empty])
+        num_bonds = bonds.centre.shape[0]
+        place = torch.where(empty, num_bonds, bond_slots).flatten()
+        of_bonds = slots.new_zeros(num_bonds + 1).scatter(0, place, slots[:, 1:].flatten())[:num_bonds]
         return Rows(
             tokens=tokens.flatten(),
             slots=torch.cat([slots[:, 0], of_bonds]),

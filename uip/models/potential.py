@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from uip.models.card import Card
@@ -36,7 +37,7 @@ class Potential(nn.Module):
     config: Any
     card: Card
     reference_energy: Tensor
-    """By element, eV; its device is the model's."""
+    """By element, eV."""
     soft: SoftNearest | None = None
     """What makes an edge a bond; None: `bond_cutoff` does."""
 
@@ -59,6 +60,15 @@ class Potential(nn.Module):
     def bond_cutoff(self) -> float | None:
         """A; bonds that form angles are shorter."""
         return None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the arithmetic."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @property
     def conservative(self) -> bool:

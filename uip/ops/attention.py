@@ -115,8 +115,10 @@ def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
     return shifts[helps & (square > 0)]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
-    """out (N, H) of q, k, v (N, H); `graph_index` (N,) ascending."""
+def attend_twice(
+    q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None
+) -> Tensor:
+    """out (N, H) of q, k, v (N, H), differentiable any number of times; `graph_index` (N,) ascending."""
     parts = []
     for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
         query, key, value = (x[atoms].unflatten(1, (heads, -1)).transpose(0, 1) for x in (q, k, v))

@@ -1,0 +1,379 @@
+// All-to-all attention as an op: attention over the atoms of all ranks, or over those of each graph of a batch.
+//
+//     attend(q, k, v, ...) -> (out, lse)            attend_backward(...) -> gradients
+//
+// Keys and values of other ranks come in one of two ways, chosen by the Comm (`rank_layout`):
+//
+//     gather   all at once (all_gather); gradients of keys go home by reduce_scatter
+//     ring     one rank's at a time, handed on to the next rank (ring_shift); gradients travel along
+//
+// Nothing that was gathered is kept for the backward pass, which gathers again and computes the weights anew from
+// the log-sum-exp. First derivatives only: training has its own form (uip/ops/attention.py).
+#include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <numeric>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "attention.h"
+#include "comm.h"
+
+namespace uip {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using MaybeTensor = std::optional<Tensor>;
+
+template <typename Op>
+c10::TypedOperatorHandle<Op> find_op(const char *name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Op>();
+}
+
+/// Who owns how many rows.
+struct Layout {
+  int64_t rank;
+  bool ring;
+  std::vector<int64_t> counts;
+
+  explicit Layout(const Tensor &x) {
+    static const auto op = find_op<Tensor(const Tensor &)>("uip::rank_layout");
+    const auto values = op.call(x);
+    const int64_t *value = values.const_data_ptr<int64_t>();
+    rank = value[0];
+    ring = value[1] != 0;
+    counts.assign(value + 2, value + values.size(0));
+  }
+  int64_t num_ranks() const { return static_cast<int64_t>(counts.size()); }
+  int64_t total() const { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+  /// The rank whose rows are here after `steps` shifts.
+  int64_t owner(int64_t steps) const { return (rank - steps + num_ranks()) % num_ranks(); }
+};
+
+Tensor all_gathered(const Tensor &x, int64_t total) {
+  static const auto op = find_op<Tensor(const Tensor &, const Tensor &)>("uip::all_gather");
+  return op.call(x.contiguous(), at::empty({total, 0}, x.options()));
+}
+
+Tensor reduced(const Tensor &x, int64_t owned) {
+  static const auto op = find_op<Tensor(const Tensor &, const Tensor &)>("uip::reduce_scatter");
+  return op.call(x.contiguous(), at::empty({owned, 0}, x.options()));
+}
+
+Tensor shifted(const Tensor &x, int64_t num_rows) {
+  static const auto op = find_op<Tensor(const Tensor &, int64_t)>("uip::ring_shift");
+  return op.call(x.contiguous(), num_rows);
+}
+
+/// Columns of several tensors side by side, so that they travel in one message.
+Tensor packed(const std::vector<Tensor> &parts) {
+  std::vector<Tensor> present;
+  for (const auto &part : parts) {
+    if (part.defined()) present.push_back(part);
+  }
+  return at::cat(present, 1);
+}
+
+Keys unpacked_keys(const Tensor &x, int64_t channels) {
+  const int64_t rest = x.size(1) - 2 * channels;
+  return {x.narrow(1, 0, channels), x.narrow(1, channels, channels), rest ? x.narrow(1, 2 * channels, rest) : Tensor()};
+}
+
+Attended attend_ranks(const Attention &attention, const Tensor &q, const Keys &own, const Layout &layout) {
+  auto travelling = packed({own.k, own.v, own.positions});
+  if (!layout.ring) return attention.forward(q, unpacked_keys(all_gathered(travelling, layout.total()), q.size(1)));
+  std::optional<Attended> sum;
+  for (int64_t step = 0; step < layout.num_ranks(); ++step) {
+    if (step > 0) travelling = shifted(travelling, layout.counts[layout.owner(step)]);
+    if (travelling.size(0) == 0) continue;
+    const auto part = attention.forward(q, unpacked_keys(travelling, q.size(1)));
+    sum = sum ? merge(*sum, part) : part;
+  }
+  return sum ? *sum : attention.forward(q, own);
+}
+
+void add(BlockGradient &sum, const BlockGradient &part) {
+  sum.q += part.q;
+  if (!part.query_positions.defined()) return;
+  sum.query_positions += part.query_positions;
+  sum.strain += part.strain;
+}
+
+BlockGradient attend_ranks_backward(const Attention &attention, const Tensor &gradient, const Tensor &q,
+                                    const Keys &own, const Attended &attended, const Layout &layout) {
+  const int64_t channels = q.size(1);
+  auto travelling = packed({own.k, own.v, own.positions});
+  BlockGradient result;
+  Tensor of_keys;
+  if (!layout.ring) {
+    const auto all = unpacked_keys(all_gathered(travelling, layout.total()), channels);
+    result = attention.backward(gradient, q, all, attended);
+    of_keys = reduced(packed({result.k, result.v, result.key_positions}), q.size(0));
+  } else {
+    for (int64_t step = 0; step < layout.num_ranks(); ++step) {
+      const int64_t rows = layout.counts[layout.owner(step)];
+      if (step > 0) {
+        travelling = shifted(travelling, rows);
+        of_keys = shifted(of_keys, rows);
+      }
+      auto part = attention.backward(gradient, q, unpacked_keys(travelling, channels), attended);
+      const auto of_block = packed({part.k, part.v, part.key_positions});
+      of_keys = step > 0 ? of_keys + of_block : of_block;
+      if (step > 0) {
+        add(result, part);
+      } else {
+        result = std::move(part);
+      }
+    }
+    of_keys = shifted(of_keys, q.size(0));  // home
+  }
+  const auto home = unpacked_keys(of_keys, channels);
+  result.k = home.k.contiguous();
+  result.v = home.v.contiguous();
+  if (home.positions.defined()) result.query_positions = result.query_positions + home.positions;
+  return result;
+}
+
+/// First atom and number of atoms of each graph.
+std::vector<std::pair<int64_t, int64_t>> spans(const Tensor &graph_index) {
+  const auto counts = at::bincount(graph_index.cpu());
+  std::vector<std::pair<int64_t, int64_t>> result;
+  int64_t start = 0;
+  for (int64_t graph = 0; graph < counts.size(0); ++graph) {
+    const int64_t count = counts[graph].item<int64_t>();
+    result.emplace_back(start, count);
+    start += count;
+  }
+  return result;
+}
+
+/// The arguments of the ops that say what is attended to.
+struct Arguments {
+  Tensor q, k, v, graph_index;
+  int64_t heads;
+  Tensor weight, positions, cell, pbc;  // undefined without radial bias
+
+  Attention attention(int64_t graph, int64_t start, int64_t count) const {
+    if (!weight.defined()) return {heads, std::nullopt};
+    const auto on_host = cell.select(0, graph).to(at::kCPU, at::kDouble);
+    return {heads, Radial{weight, positions.narrow(0, start, count), on_host, pbc.select(0, graph).cpu()}};
+  }
+  Keys keys(int64_t start, int64_t count) const {
+    return {k.narrow(0, start, count), v.narrow(0, start, count),
+            weight.defined() ? positions.narrow(0, start, count) : Tensor()};
+  }
+};
+
+Attended attend(const Arguments &a) {
+  const Layout layout(a.k);
+  if (layout.num_ranks() > 1) return attend_ranks(a.attention(0, 0, a.q.size(0)), a.q, a.keys(0, a.q.size(0)), layout);
+  std::vector<Tensor> outs{a.q.narrow(0, 0, 0)}, lses{a.attention(0, 0, 0).forward(outs[0], a.keys(0, 0)).lse};
+  for (int64_t graph = 0; const auto &[start, count] : spans(a.graph_index)) {
+    const auto part = a.attention(graph++, start, count).forward(a.q.narrow(0, start, count), a.keys(start, count));
+    outs.push_back(part.out);
+    lses.push_back(part.lse);
+  }
+  return {at::cat(outs), at::cat(lses)};
+}
+
+BlockGradient attend_backward(const Arguments &a, const Tensor &gradient, const Attended &attended) {
+  const Layout layout(a.k);
+  const int64_t num_atoms = a.q.size(0);
+  if (layout.num_ranks() > 1) {
+    return attend_ranks_backward(a.attention(0, 0, num_atoms), gradient, a.q, a.keys(0, num_atoms), attended, layout);
+  }
+  std::vector<BlockGradient> parts{
+      a.attention(0, 0, 0).backward(gradient.narrow(0, 0, 0), a.q.narrow(0, 0, 0), a.keys(0, 0), attended)};
+  for (int64_t graph = 0; const auto &[start, count] : spans(a.graph_index)) {
+    const auto of = [start = start, count = count](const Tensor &x) { return x.narrow(0, start, count); };
+    parts.push_back(a.attention(graph++, start, count)
+                        .backward(of(gradient), of(a.q), a.keys(start, count), {of(attended.out), of(attended.lse)}));
+    auto &part = parts.back();
+    if (part.key_positions.defined()) part.query_positions = part.query_positions + part.key_positions;
+  }
+  const auto join = [&](Tensor BlockGradient::*field) {
+    std::vector<Tensor> rows;
+    for (const auto &part : parts) rows.push_back(part.*field);
+    return rows[0].defined() ? at::cat(rows) : Tensor();
+  };
+  return {join(&BlockGradient::q),
+          join(&BlockGradient::k),
+          join(&BlockGradient::v),
+          join(&BlockGradient::query_positions),
+          {},
+          join(&BlockGradient::strain)};
+}
+
+// The ops: plain, and with radial bias. `strain` has no values that matter; it carries a gradient.
+
+using Two = std::tuple<Tensor, Tensor>;
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Tensor as(const Tensor &x, const Tensor &like) { return x.to(like.scalar_type()).contiguous(); }
+
+Two plain(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
+  const auto result = attend({q, k, v, graph_index, heads, {}, {}, {}, {}});
+  return {as(result.out, q), result.lse.contiguous()};
+}
+
+Three plain_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &out,
+                     const Tensor &lse, const Tensor &graph_index, int64_t heads) {
+  const auto result = attend_backward({q, k, v, graph_index, heads, {}, {}, {}, {}}, gradient, {out, lse});
+  return {as(result.q, q), as(result.k, q), as(result.v, q)};
+}
+
+Two radial(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
+           const Tensor &weight, const Tensor &positions, const Tensor & /*strain*/, const Tensor &cell,
+           const Tensor &pbc) {
+  const auto result = attend({q, k, v, graph_index, heads, weight, positions, cell, pbc});
+  return {as(result.out, q), result.lse.contiguous()};
+}
+
+Five radial_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &out,
+                     const Tensor &lse, const Tensor &graph_index, int64_t heads, const Tensor &weight,
+                     const Tensor &positions, const Tensor &cell, const Tensor &pbc) {
+  const auto result =
+      attend_backward({q, k, v, graph_index, heads, weight, positions, cell, pbc}, gradient, {out, lse});
+  return {as(result.q, q), as(result.k, q), as(result.v, q), as(result.query_positions, positions),
+          as(result.strain, positions)};
+}
+
+Tensor lse_like(const Tensor &q, int64_t heads) {
+  const auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return q.new_empty_symint({q.sym_size(0), heads}, q.options().dtype(type));
+}
+
+Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
+
+Two plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads) {
+  return {new_like(q), lse_like(q, heads)};
+}
+
+Three plain_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
+                          const Tensor &, const Tensor &, int64_t) {
+  return {new_like(q), new_like(q), new_like(q)};
+}
+
+Two radial_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads, const Tensor &,
+                const Tensor &, const Tensor &, const Tensor &, const Tensor &) {
+  return {new_like(q), lse_like(q, heads)};
+}
+
+Five radial_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
+                          const Tensor &, const Tensor &, int64_t, const Tensor &, const Tensor &positions,
+                          const Tensor &, const Tensor &) {
+  return {new_like(q), new_like(q), new_like(q), new_like(positions),
+          positions.new_empty_symint({positions.sym_size(0), 3, 3})};
+}
+
+class Plain : public torch::autograd::Function<Plain> {
+ public:
+  static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
+                               const Tensor &graph_index, int64_t heads) {
+    static const auto op = find_op<decltype(plain)>("uip::attend");
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto [out, lse] = op.call(q, k, v, graph_index, heads);
+    context->save_for_backward({q, k, v, out, lse, graph_index});
+    context->saved_data["heads"] = heads;
+    remember_comm(context);
+    context->mark_non_differentiable({lse});
+    return {out, lse};
+  }
+
+  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
+    static const auto op = find_op<decltype(plain_backward)>("uip::attend_backward");
+    const UseComm use(remembered_comm(context));
+    const auto x = context->get_saved_variables();
+    const auto [q, k, v] =
+        op.call(gradients[0], x[0], x[1], x[2], x[3], x[4], x[5], context->saved_data["heads"].toInt());
+    return {q, k, v, Tensor(), Tensor()};
+  }
+};
+
+class WithRadial : public torch::autograd::Function<WithRadial> {
+ public:
+  static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
+                               const Tensor &graph_index, int64_t heads, const Tensor &weight, const Tensor &positions,
+                               const Tensor &strain, const Tensor &cell, const Tensor &pbc) {
+    static const auto op = find_op<decltype(radial)>("uip::attend_radial");
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto [out, lse] = op.call(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
+    context->save_for_backward({q, k, v, out, lse, graph_index, weight, positions, cell, pbc});
+    context->saved_data["heads"] = heads;
+    remember_comm(context);
+    context->mark_non_differentiable({lse});
+    return {out, lse};
+  }
+
+  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
+    static const auto op = find_op<decltype(radial_backward)>("uip::attend_radial_backward");
+    const UseComm use(remembered_comm(context));
+    const auto x = context->get_saved_variables();
+    const auto [q, k, v, positions, strain] = op.call(gradients[0], x[0], x[1], x[2], x[3], x[4], x[5],
+                                                      context->saved_data["heads"].toInt(), x[6], x[7], x[8], x[9]);
+    return {q, k, v, Tensor(), Tensor(), Tensor(), positions, strain, Tensor(), Tensor()};
+  }
+};
+
+Two plain_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
+  const auto result = Plain::apply(q, k, v, graph_index, heads);
+  return {result[0], result[1]};
+}
+
+Two radial_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
+                    const Tensor &weight, const Tensor &positions, const Tensor &strain, const Tensor &cell,
+                    const Tensor &pbc) {
+  const auto result = WithRadial::apply(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
+  return {result[0], result[1]};
+}
+
+void implement(torch::Library &library) {
+  library.impl("attend", &plain);
+  library.impl("attend_backward", &plain_backward);
+  library.impl("attend_radial", &radial);
+  library.impl("attend_radial_backward", &radial_backward);
+}
+
+TORCH_LIBRARY_FRAGMENT(uip, library) {
+  library.def("attend(Tensor q, Tensor k, Tensor v, Tensor graph_index, int heads) -> (Tensor, Tensor)");
+  library.def(
+      "attend_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor graph_index, "
+      "int heads) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "attend_radial(Tensor q, Tensor k, Tensor v, Tensor graph_index, int heads, Tensor weight, Tensor positions, "
+      "Tensor strain, Tensor cell, Tensor pbc) -> (Tensor, Tensor)");
+  library.def(
+      "attend_radial_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor graph_index, int heads, Tensor weight, Tensor positions, Tensor cell, Tensor pbc) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
+TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
+
+TORCH_LIBRARY_IMPL(uip, Meta, library) {
+  library.impl("attend", &plain_meta);
+  library.impl("attend_backward", &plain_backward_meta);
+  library.impl("attend_radial", &radial_meta);
+  library.impl("attend_radial_backward", &radial_backward_meta);
+}
+
+TORCH_LIBRARY_IMPL(uip, Autograd, library) {
+  library.impl("attend", &plain_autograd);
+  library.impl("attend_radial", &radial_autograd);
+  // a second derivative must be an error, never zero
+  library.impl("attend_backward", torch::autograd::autogradNotImplementedFallback());
+  library.impl("attend_radial_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace
+}  // namespace uip
