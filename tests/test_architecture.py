@@ -21,7 +21,7 @@ LAYERS = (
     ("models",),
     ("loss", "optim", "checkpoint"),
     ("program", "export", "predict", "log", "ranks", "recipe"),
-    ("setting", "calculator", "evaluation", "torchforce", "openmm"),
+    ("setting", "state", "calculator", "evaluation", "torchforce", "openmm"),
     ("train",),
     ("cli",),
 )

@@ -84,9 +84,10 @@ def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Ten
     labelled = torch.isfinite(targets.energy)
     atoms = graph.atoms_per_graph[labelled]
     result = {"energy": (outputs.energy[labelled] - targets.energy[labelled]) / atoms}
-    if outputs.forces is not None and outputs.virial is not None:
+    if outputs.forces is not None:
         known = torch.isfinite(targets.forces)
         result["forces"] = outputs.forces[known] - targets.forces[known]
+    if outputs.virial is not None:
         # not `outputs.stress`: its NaN for graphs without volume would poison the gradients of the others
         known = torch.isfinite(targets.stress).flatten(1).all(1)
         stress = -outputs.virial[known] / graph.volume[known].view(-1, 1, 1)
@@ -113,6 +114,8 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
-    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of portions."""
-    sums = [parts[name].detach().abs().sum() if name in parts else torch.zeros(()) for name in PROPERTIES]
+    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of portions. NaN for
+    what the model does not predict."""
+    unknown = torch.tensor(torch.nan)
+    sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in PROPERTIES]
     return torch.stack([value.to(device="cpu", dtype=torch.float64) for value in sums])

@@ -26,10 +26,12 @@ else:
 class ModelConfig:
     """What is trained."""
 
+    kind: str = ""
+    """The architecture: "chgnet" or "allscaip"; empty: that of `start`, or chgnet."""
     start: str = ""
     """A published name or a checkpoint to fine-tune; empty: random weights."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """Changes to CHGNetConfig: to its defaults, or to what `start` is (there, `readout` alone)."""
+    """Changes to CHGNetConfig or AllScAIPConfig: to its defaults, or to what `start` is (there, `readout` alone)."""
     move: tuple[str, ...] = ("*",)
     """Which weights move: names of parameters as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
     name: str = ""
@@ -67,8 +69,11 @@ class DataConfig:
     """Of the stress labels: "eV/A^3", "GPa" or "kBar"."""
     stress_sign: str = "tension"
     """Which stress is positive in the labels: under "tension" (ASE) or under "compression" (VASP)."""
+    rotate: bool | None = None
+    """Turn each structure at random each time it is learned from; left out: where the architecture does not know by
+    itself that a turn changes nothing (allscaip)."""
     batch_size: int = 16
-    """Structures in a step, over all ranks."""
+    """Structures in a step, over all ranks; at most."""
     balance_for: int = 1
     """Ranks for which batches are composed so that each can get a like share; set it to the largest number you will
     use. The batches follow from this number, not from the ranks that are there."""
@@ -82,12 +87,18 @@ class DataConfig:
         for key, known in (("stress_unit", STRESS_UNITS), ("stress_sign", STRESS_SIGNS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"'data.{key}' must be one of {', '.join(known)}, got {getattr(self, key)!r}")
+        if self.rotate is not None and not isinstance(self.rotate, bool):
+            raise ValueError(f"'data.rotate' must be true or false, got {self.rotate!r}")
         if self.batch_size < 1:
             raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
         if not 1 <= self.balance_for <= self.batch_size:
             raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
         if self.reference not in ("fit", "keep"):
             raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
+
+    def rotates(self, model: str) -> bool:
+        """Whether structures are turned for the architecture `model`."""
+        return model == "allscaip" if self.rotate is None else self.rotate
 
     @property
     def stress_scale(self) -> float:
@@ -180,6 +191,10 @@ def deciding(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
-    """Keys, outside `FREE`, on which a run disagrees with the settings in a checkpoint."""
-    ours, theirs = deciding(recipe.values()), deciding(saved)
+    """Keys, outside `FREE`, on which a run disagrees with the settings in a checkpoint.
+
+    A setting that did not exist when the checkpoint was written had what is its default now.
+    """
+    defaults = deciding(Recipe(DataConfig(train=recipe.data.train)).values())
+    ours, theirs = deciding(recipe.values()), {**defaults, **deciding(saved)}
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

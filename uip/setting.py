@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,21 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io import write
 
-from uip.checkpoint import load_model, parse_device
+from uip.checkpoint import MODELS, load_model, parse_device
 from uip.config import from_dict, suggestion
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import CostModel, Integers, portions
+from uip.data.sampler import Integers, cost_model, portions
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import Card
-from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.heads import read_out
+from uip.models.potential import Potential
 from uip.ranks import Ranks
-from uip.recipe import DataConfig, Recipe, RunConfig
+from uip.recipe import DataConfig, ModelConfig, Recipe, RunConfig
+
+VALIDATION_COST = 20_000.0
+"""Cost computed at a time where nothing is differentiated twice: of CHGNet about 0.3 GB in float32."""
 
 
 def run_device(run: RunConfig) -> torch.device:
@@ -55,36 +58,45 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
     ranks.wait()
 
 
-def starting_model(recipe: Recipe) -> CHGNet:
+def starting_model(recipe: Recipe) -> Potential:
     """The model before the first step, float32 on the CPU: random weights, or those of `model.start`.
 
     Raises:
-        ValueError: `model.architecture` does not fit the weights.
+        ValueError: an unknown kind, or `model.architecture` does not fit the weights.
     """
     choice = recipe.model
     card = Card(
         name=choice.name or Path(recipe.run.folder).resolve().name, theory=choice.theory, licence=choice.licence
     )
-    if not choice.start:
-        model = CHGNet(from_dict(CHGNetConfig, choice.architecture, "model.architecture"))
-        model.card = card
-        return model
+    if choice.kind and choice.kind not in MODELS:
+        raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
+    if choice.start:
+        return _fine_tuned(choice, card)
+    architecture, settings = MODELS[choice.kind or "chgnet"]
+    model = architecture(from_dict(settings, choice.architecture, "model.architecture"))
+    model.card = card
+    return model
+
+
+def _fine_tuned(choice: ModelConfig, card: Card) -> Potential:
     old = load_model(choice.start)
-    # rounding like the published code's is for reproducing published numbers; these weights are about to change
-    config = from_dict(
-        CHGNetConfig, {**asdict(old.config), "published_rounding": False, **choice.architecture}, "model.architecture"
-    )
-    model = CHGNet(config)
+    if choice.kind not in ("", old.name):
+        raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.start}' is {old.name!r}; leave it out")
+    architecture, settings = MODELS[old.name]
+    known = old.settings()
+    # rounding like published code's is for reproducing published numbers; these weights are about to change
+    exact = {name: False for name in ("published_rounding",) if name in known}
+    config = from_dict(settings, {**known, **exact, **choice.architecture}, "model.architecture")
+    model = architecture(config)
+    # the readout may change: a direct one starts with random weights, or is left behind
+    comparable = architecture(replace(config, readout=old.config.readout))
     try:
-        wrong = model.load_state_dict(old.state_dict(), strict=False)
+        comparable.load_state_dict(old.state_dict())
+        model.load_state_dict(old.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(
             f"'model.architecture' must fit the weights of '{choice.start}', but {_first(error)}"
         ) from error
-    # the readout may change: a direct one starts with random weights, or is left behind
-    misfits = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if not key.startswith("direct.")]
-    if misfits:
-        raise ValueError(f"'model.architecture' must fit the weights of '{choice.start}', but {misfits[0]} does not")
     model.card = replace(
         card,
         licence=choice.licence or old.card.licence,
@@ -98,7 +110,7 @@ def _first(error: RuntimeError) -> str:
     return str(error).splitlines()[1].strip()
 
 
-def open_data(recipe: Recipe, model: CHGNet, ranks: Ranks) -> tuple[Dataset, Dataset]:
+def open_data(recipe: Recipe, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
     """Training and validation data; the model receives its energies of elements.
 
     The first rank builds graphs that are not cached yet, the others wait for it.
@@ -126,9 +138,10 @@ def split(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
     return random_split(len(data), choice.validation_fraction, choice.split_seed)
 
 
-def set_references(recipe: Recipe, model: CHGNet, training: Dataset) -> None:
+def set_references(recipe: Recipe, model: Potential, training: Dataset) -> None:
     """Fit or take the energies of elements, see `DataConfig.reference`."""
-    reference = model.reference_energy
+    # elements 1, 2, ...; some architectures keep a row for element 0 before them
+    reference = model.reference_energy[-len(model.elements) :]
     for symbol, value in recipe.data.reference_energies.items():
         if atomic_numbers.get(symbol) not in model.elements:
             known = [name for name, z in atomic_numbers.items() if z in model.elements]
@@ -143,9 +156,9 @@ def set_references(recipe: Recipe, model: CHGNet, training: Dataset) -> None:
     reference += torch.from_numpy(change).to(reference.dtype)
 
 
-def _predicted(model: CHGNet, data: Dataset) -> list[float]:
-    costs, energy = CostModel()(data), []
-    for part in portions(np.arange(len(data)), costs, 20_000.0):
+def _predicted(model: Potential, data: Dataset) -> list[float]:
+    costs, energy = cost_model(model.name)(data), []
+    for part in portions(np.arange(len(data)), costs, VALIDATION_COST):
         graph = data.batch(part).graph.to(dtype=model.reference_energy.dtype)
         energy += read_out(model, graph, forces=False).energy.tolist()
     return energy

@@ -20,61 +20,44 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-import uip
-from uip.checkpoint import parse_dtype, read_training, save_checkpoint
+from uip.checkpoint import parse_dtype, save_checkpoint
+from uip.data.ahead import ahead
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset
 from uip.data.doubts import doubts, summarise
-from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, portions
+from uip.data.rotate import random_rotation, rotated
+from uip.data.sampler import Floats, Integers, cost_model, deal, epoch_batches, portions
 from uip.log import Line, Log
 from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
-from uip.models.chgnet import CHGNet
 from uip.models.heads import read_out
-from uip.optim import Average, choose_parameters, learning_rate, make_optimizer
+from uip.optim import learning_rate
 from uip.ranks import Ranks
-from uip.recipe import Recipe, deciding, differences, read_recipe
-from uip.setting import open_data, prepare_folder, run_device, starting_model, write_structures
+from uip.recipe import Recipe, deciding, read_recipe
+from uip.setting import VALIDATION_COST, open_data, prepare_folder, run_device, starting_model, write_structures
+from uip.state import State, averaged, go_on, save_state, start
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
 """From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
 
-VALIDATION_COST = 20_000.0
-"""Atoms + undirected edges + angles validated at a time where the recipe sets no limit: about 0.3 GB in float32."""
+Watch = Callable[[int, int, int], None]
+"""Told of each step: how many are done, how many there are, how many structures it had."""
 
 
-@dataclass
-class State:
-    """What changes while a run goes on."""
-
-    model: CHGNet
-    parameters: list[tuple[str, nn.Parameter]]
-    optimizer: torch.optim.AdamW
-    average: Average | None
-    epoch: int = 0
-    batch: int = 0
-    """Of the epoch: batches that are done."""
-    step: int = 0
-    best: float = float("inf")
-    """Lowest validation loss so far."""
-    typical: float = 0.0
-    """Recent average of the training loss."""
-    seconds: float = 0.0
-    """Of training, over all sittings."""
-    lines: int = 0
-    """Written to the log."""
-
-
-COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
-
-
-def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = lambda text: None) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    watch: Watch = lambda done, total, structures: None,
+) -> Path:
     """Run `recipe`; returns the path of the best potential.
 
     Args:
@@ -98,7 +81,7 @@ def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = 
     state = start(recipe, model.to(device=device, dtype=parse_dtype(recipe.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
         go_on(state, recipe, folder / "last.ckpt")
-    ranks.check_same("recipe and data", repr((deciding(recipe.values()), len(training), len(validation))))
+    ranks.check_same("recipe and data", repr((deciding(recipe.values()), training.digest(), validation.digest())))
     say(
         f"{len(training)} structures to learn, {len(validation)} to validate, "
         f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
@@ -107,7 +90,7 @@ def train(recipe: Recipe, *, resume: bool = False, say: Callable[[str], None] = 
         say(f"look again: {doubt}")
     log = Log(folder, keep=state.lines, tensorboard=recipe.run.tensorboard) if ranks.is_first else None
     try:
-        run_epochs(recipe, state, training, validation, ranks, log, say)
+        run_epochs(recipe, state, training, validation, ranks, log, say, watch)
     finally:
         if log is not None:
             log.close()
@@ -123,24 +106,26 @@ def run_epochs(
     ranks: Ranks,
     log: Log | None,
     say: Callable[[str], None],
+    watch: Watch,
 ) -> None:
     """All epochs that are left, or as many as `run.hours` has room for."""
-    costs, checks = CostModel()(training), CostModel()(validation)
+    cost = cost_model(state.model.name)
+    costs, checks = cost(training), cost(validation)
     size, run = recipe.data.batch_size, recipe.run
     num_steps = run.epochs * len(epoch_batches(costs, size, run.seed, 0, recipe.data.balance_for))
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
         state.epoch = epoch
         batches = epoch_batches(costs, size, run.seed, epoch, recipe.data.balance_for)
-        for batch in batches[state.batch :]:
+        left = batches[state.batch :]
+        for batch, samples in zip(left, my_samples(recipe, state, training, left, costs, ranks), strict=True):
             progress = min(state.step / max(num_steps - 1, 1), 1.0)
             rate = learning_rate(recipe.optim, state.step, num_steps, size)
-            mine = batch[deal(costs[batch], ranks.size)[ranks.rank]]
-            parts = portions(mine, costs, recipe.data.max_cost)
-            line = gradient_step(recipe, state, training, parts, rate, progress, ranks)
+            line = gradient_step(recipe, state, samples, rate, progress, ranks)
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - began
             note(log, state, {"kind": "train", **line, "rate": rate})
+            watch(state.step, num_steps, len(batch))
             late = out_of_time(recipe, state, ranks)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(recipe, state, ranks)
@@ -154,18 +139,36 @@ def run_epochs(
             return
 
 
+def my_samples(
+    recipe: Recipe, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
+) -> Iterator[list[Sample]]:
+    """This rank's part of each batch, in portions, made while the model works on the one before."""
+    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
+    turn = recipe.data.rotates(state.model.name)
+
+    def changed(number: int, sample: Sample, epoch: int) -> Sample:
+        return rotated(sample, random_rotation(recipe.run.seed, epoch, number)) if turn else sample
+
+    def make(batch: Integers, epoch: int) -> list[Sample]:
+        mine = batch[deal(costs[batch], ranks.size)[ranks.rank]]
+        parts = portions(mine, costs, recipe.data.max_cost)
+        samples = [data.batch(part, partial(changed, epoch=epoch)).to(dtype=real) for part in parts]
+        return [sample.pin() for sample in samples] if device.type == "cuda" else samples
+
+    return ahead(partial(make, batch, state.epoch) for batch in batches)
+
+
 def gradient_step(
     recipe: Recipe,
     state: State,
-    data: Dataset,
-    parts: list[Integers],
+    samples: list[Sample],
     rate: float,
     progress: float,
     ranks: Ranks,
 ) -> Line:
-    """One step of the optimiser on this rank's `parts` of the batch; what the log says of it."""
+    """One step of the optimiser on this rank's part of the batch; what the log says of it."""
     device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
-    samples = [on_device(data.batch(part), device, real) for part in parts]
+    samples = [sample.to(device=device) for sample in samples]
     none = torch.zeros(len(PROPERTIES), dtype=torch.float64)
     counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
     scale = scales(recipe.loss.weights(progress), counts).to(device=device, dtype=real)
@@ -190,16 +193,10 @@ def gradient_step(
     return {"loss": float(summary[0]), **mean_errors(summary[1:], counts), "gradient": norm}
 
 
-def on_device(sample: Sample, device: torch.device, real: torch.dtype) -> Sample:
-    """The sample where and how the model computes."""
-    return Sample(sample.graph.to(device=device, dtype=real), sample.targets.to(device=device, dtype=real))
-
-
 def mean_errors(sums: Tensor, counts: Tensor) -> Line:
-    """MAE by property, None where there are no labels."""
-    return {
-        name: float(sums[k] / counts[k]) * SCALES[name] if counts[k] > 0 else None for k, name in enumerate(PROPERTIES)
-    }
+    """MAE by property, None where there are no labels or no predictions."""
+    known = (counts > 0) & torch.isfinite(sums)
+    return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(PROPERTIES)}
 
 
 def check_step(recipe: Recipe, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks) -> None:
@@ -218,27 +215,6 @@ def check_step(recipe: Recipe, state: State, value: float, norm: float, samples:
     )
 
 
-@contextmanager
-def averaged(state: State) -> Iterator[CHGNet]:
-    """Within, the model has its averaged weights, if an average is kept."""
-    if state.average is None:
-        yield state.model
-        return
-    present = {name: value.detach().clone() for name, value in state.model.named_parameters()}
-    set_weights(state.model, state.average.weights)
-    try:
-        yield state.model
-    finally:
-        set_weights(state.model, present)
-
-
-@torch.no_grad()
-def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights into a model."""
-    for name, value in model.named_parameters():
-        value.copy_(weights[name])
-
-
 def validate(recipe: Recipe, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
     """Loss, with the final weights of its terms, and MAE by property over `data`."""
     device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
@@ -246,7 +222,7 @@ def validate(recipe: Recipe, state: State, data: Dataset, costs: Floats, ranks: 
     mine = deal(costs, ranks.size)[ranks.rank]
     with averaged(state) as model:
         for part in portions(mine, costs, recipe.data.max_cost or VALIDATION_COST):
-            sample = on_device(data.batch(part), device, real)
+            sample = data.batch(part).to(device=device, dtype=real)
             outputs = read_out(model, sample.graph, forces=recipe.loss.needs_forces)
             errors = residuals(outputs, sample.targets, sample.graph)
             penalty = penalties(errors, recipe.loss).detach().double().cpu()
@@ -294,43 +270,8 @@ def out_of_time(recipe: Recipe, state: State, ranks: Ranks) -> bool:
 def save_last(recipe: Recipe, state: State, ranks: Ranks) -> None:
     """Write last.ckpt."""
     if ranks.is_first:
-        training: dict[str, Any] = {
-            "recipe": recipe.values(),
-            "version": uip.__version__,
-            "optimizer": state.optimizer.state_dict(),
-            "average": None if state.average is None else state.average.state(),
-            "counters": {name: getattr(state, name) for name in COUNTERS},
-        }
-        save_checkpoint(state.model, Path(recipe.run.folder) / "last.ckpt", training=training)
+        save_state(state, recipe, Path(recipe.run.folder) / "last.ckpt")
     ranks.wait()
-
-
-def start(recipe: Recipe, model: CHGNet) -> State:
-    """The state before the first step."""
-    parameters = choose_parameters(model.train(), recipe.model.move)
-    average = Average(model, recipe.optim.ema) if recipe.optim.ema else None
-    return State(model, parameters, make_optimizer(parameters, recipe.optim), average)
-
-
-def go_on(state: State, recipe: Recipe, path: Path) -> None:
-    """Bring `state` to where the run stood when it wrote `path`.
-
-    Raises:
-        ValueError: the checkpoint is of another run.
-    """
-    saved = read_training(path)
-    different = differences(recipe, saved["recipe"])
-    if different:
-        raise ValueError(
-            f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
-            "was written; change them back, or start a new run with 'model.start' set to that file"
-        )
-    state.model.load_state_dict(saved["state"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if state.average is not None:
-        state.average.load(saved["average"])
-    for name in COUNTERS:
-        setattr(state, name, saved["counters"][name])
 
 
 def main(arguments: list[str]) -> int:
@@ -342,12 +283,30 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         recipe = read_recipe(paths[0])
-        best = train(recipe, resume=resume, say=print_once)
+        with progress_bar() as watch:
+            best = train(recipe, resume=resume, say=print_once, watch=watch)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         sys.stderr.write(f"uip.train: {error}\n")
         return 1
     print_once(f"best potential: {best}")
     return 0
+
+
+@contextmanager
+def progress_bar() -> Iterator[Watch]:
+    """A bar with steps and structures per second on the first rank's terminal; nothing is drawn into a file."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]:.3g} structures/s,"))
+    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task, began, seen = bar.add_task("", rate=0.0), time.monotonic(), 0
+
+        def watch(done: int, total: int, structures: int) -> None:
+            nonlocal seen
+            seen += structures
+            bar.update(task, completed=done, total=total, rate=seen / (time.monotonic() - began))
+
+        yield watch
 
 
 def print_once(text: str) -> None:

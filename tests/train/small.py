@@ -69,6 +69,6 @@ def toml(values: dict[str, Any]) -> str:
         return repr(value) if isinstance(value, (int, float, np.floating)) else f'"{value}"'
 
     return "\n".join(
-        f"[{table}]\n" + "".join(f"{key} = {text(value)}\n" for key, value in settings.items())
+        f"[{table}]\n" + "".join(f"{key} = {text(value)}\n" for key, value in settings.items() if value is not None)
         for table, settings in values.items()
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 from uip.graph import Graph, edge_vectors
 from uip.schema import FIELDS
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised when the layout changes; part of every cache key."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -36,11 +36,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
 STORED = {
     "graph": (
         *("atomic_numbers", "positions", "cell", "pbc", "graph_index", "edge_index", "shifts", "reverse_edge"),
-        *("bond_index", "reverse_bond", "angle_index", "charge", "spin"),
+        *("bond_index", "reverse_bond", "angle_index", "nearest_edges", "bond_slots", "charge", "spin"),
     ),
     "targets": ("energy", "forces", "stress", "magmoms"),
 }
 LETTERS = ("N", "E", "S", "A", "B")
+WIDTHS = {name: item.shape[1] for name, item in FIELDS.items() if item.is_padded}
+"""Fields whose rows differ in length from one structure to the next, and the letter of that length."""
+COLUMNS = (*LETTERS, *dict.fromkeys(WIDTHS.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,16 @@ class Sample:
     targets: Targets
     info: dict[str, Any] = field(default_factory=dict)
     """What else is known of one structure: material, group, ... Splits ask for it, models never."""
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sample:
+        """A copy on `device`, its real tensors as `dtype`; from pinned memory without waiting."""
+        place = {"device": device, "dtype": dtype}
+        return Sample(self.graph.to(**place), self.targets.to(**place), self.info)  # type: ignore[arg-type]
+
+    def pin(self) -> Sample:
+        """A copy in memory that a GPU reads by itself."""
+        graph = Graph(**{name: value.pin_memory() for name, value in self.graph.tensors().items()})
+        return Sample(graph, Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()}))
 
 
 def join_targets(targets: Iterable[Targets]) -> Targets:
@@ -91,20 +104,22 @@ def write_store(folder: Path, samples: Iterable[Sample]) -> None:
     rows, infos = [], []
     try:
         for sample in samples:
-            counts = dict.fromkeys(LETTERS, 0)
+            counts = dict.fromkeys(COLUMNS, 0)
             for name, value in _tensors(sample).items():
                 axis = FIELDS[name].batch_axis
                 counts[_letter(name)] = value.shape[axis]
+                if name in WIDTHS:
+                    counts[WIDTHS[name]] = value.shape[1]
                 array = value.movedim(axis, 0).contiguous().numpy().astype(DTYPES[FIELDS[name].dtype])
                 if name not in files:
                     files[name] = (building / f"{name}.bin").open("wb")
                 array.tofile(files[name])
-            rows.append([counts[letter] for letter in LETTERS])
+            rows.append([counts[letter] for letter in COLUMNS])
             infos.append(json.dumps(plain(sample.info)))
     finally:
         for file in files.values():
             file.close()
-    np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(LETTERS)))
+    np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)))
     (building / "info.jsonl").write_text("".join(f"{line}\n" for line in infos))
     (building / "complete").touch()
     shutil.rmtree(folder, ignore_errors=True)
@@ -123,17 +138,22 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: NDArray[np.int64] = np.load(folder / "rows.npy")
-        starts = np.cumsum(self.rows, axis=0) - self.rows
-        self.starts = {letter: starts[:, k] for k, letter in enumerate(LETTERS)}
-        self.counts = {letter: self.rows[:, k] for k, letter in enumerate(LETTERS)}
+        self.counts = {letter: self.rows[:, k] for k, letter in enumerate(COLUMNS)}
+        self.starts = {name: np.cumsum(lengths) - lengths for name, lengths in self._lengths().items()}
         self.arrays = {name: self._open(folder, name) for group in STORED.values() for name in group}
+
+    def _lengths(self) -> dict[str, NDArray[np.int64]]:
+        """Of each field: how many entries of its file belong to each structure."""
+        names = [name for group in STORED.values() for name in group]
+        padded = {name: self.counts["N"] * self.counts[width] for name, width in WIDTHS.items()}
+        return {name: padded.get(name, self.counts[_letter(name)]) for name in names}
 
     def _open(self, folder: Path, name: str) -> NDArray[Any] | None:
         field, path = FIELDS[name], folder / f"{name}.bin"
         if not path.exists():
             return None
-        sizes = tuple(int(size) for axis, size in enumerate(field.shape) if axis != field.batch_axis)
-        total = int(self.counts[_letter(name)].sum())
+        sizes = tuple(int(size) for size in field.shape if not size.isalpha())
+        total = int(self._lengths()[name].sum())
         if total == 0:
             return np.empty((0, *sizes), DTYPES[field.dtype])
         return np.memmap(path, DTYPES[field.dtype], mode="r", shape=(total, *sizes))
@@ -150,9 +170,11 @@ class Store:
         array = self.arrays[name]
         if array is None:
             return None
-        start, count = self.starts[_letter(name)][k], self.counts[_letter(name)][k]
-        field = FIELDS[name]
+        field, start = FIELDS[name], self.starts[name][k]
+        count = self.counts[_letter(name)][k] * (self.counts[WIDTHS[name]][k] if name in WIDTHS else 1)
         value = np.array(array[start : start + count], dtype=np.int64 if field.dtype == "int64" else array.dtype)
+        if name in WIDTHS:
+            value = value.reshape(int(self.counts["N"][k]), int(self.counts[WIDTHS[name]][k]))
         return torch.from_numpy(value).movedim(0, field.batch_axis).contiguous()
 
     def __getitem__(self, k: int) -> Sample:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,19 @@ class Dataset:
         """Rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
         return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
 
-    def batch(self, numbers: Iterable[int]) -> Sample:
-        """The samples under `numbers` as one, float64."""
+    def digest(self) -> str:
+        """What tells this data set from others: sizes and labelled energies of its samples."""
+        total = hashlib.sha256(self.chosen.tobytes())
+        for store in self.stores:
+            total.update(store.rows.tobytes())
+            total.update(np.ascontiguousarray(store.arrays["energy"]).tobytes())
+        return total.hexdigest()[:16]
+
+    def batch(self, numbers: Iterable[int], change: Callable[[int, Sample], Sample] | None = None) -> Sample:
+        """The samples under `numbers` as one, float64; each as `change` makes it of its number and itself."""
         samples = [self[int(number)] for number in numbers]
+        if change is not None:
+            samples = [change(int(number), sample) for number, sample in zip(numbers, samples, strict=True)]
         return Sample(batch([s.graph for s in samples]), join_targets(s.targets for s in samples))
 
 

@@ -28,12 +28,22 @@ class CostModel:
     edge: float = 0.5
     """Per directed edge."""
     angle: float = 1.0
+    pair: float = 0.0
+    """Per pair of atoms, near or far."""
 
     def __call__(self, dataset: Dataset) -> Floats:
         """(B,)."""
-        return (
-            self.atom * dataset.counts("N") + self.edge * dataset.counts("E") + self.angle * dataset.counts("A")
-        ).astype(np.float64)
+        atoms, edges, angles = (dataset.counts(letter).astype(np.float64) for letter in ("N", "E", "A"))
+        return self.atom * atoms + self.edge * edges + self.angle * angles + self.pair * atoms**2
+
+
+COSTS = {"allscaip": CostModel(atom=30.0, edge=0.0, angle=0.0, pair=1.0)}
+"""Of models that do not cost what CHGNet costs, in units of their own."""
+
+
+def cost_model(model: str) -> CostModel:
+    """Of the architecture `model`."""
+    return COSTS.get(model, CostModel())
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Integers:
@@ -42,8 +52,8 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Integers:
 
 
 def cut(order: Integers, batch_size: int) -> list[Integers]:
-    """Batches of `batch_size`; the last one may be smaller."""
-    return [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    """Batches of at most `batch_size`, as few as possible, all of one size to within one: no small rest at the end."""
+    return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
 
 
 def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_shares: int = 1) -> list[Integers]:
@@ -68,7 +78,7 @@ def level(order: Integers, costs: Floats, batch_size: int, num_shares: int, rng:
     limit = largest_light(costs, batch_size, num_shares)
     light, heavy = order[costs[order] <= limit], order[costs[order] > limit]
     heavy = heavy[np.argsort(-costs[heavy] * rng.uniform(0.97, 1.0, len(heavy)), kind="stable")]
-    groups = cut(heavy, num_shares)
+    groups = [heavy[k : k + num_shares] for k in range(0, len(heavy), num_shares)]
     if groups and len(groups[-1]) < num_shares:  # too few for one a share: the light ones fill up
         room = num_shares * costs[groups[-1]].max() - costs[groups[-1]].sum()
         count = int(np.searchsorted(np.cumsum(costs[light]), room))

@@ -1,0 +1,138 @@
+"""How batches are made: ahead of need, turned at random, weighed by what they cost."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+
+from uip.checkpoint import read_training
+from uip.data.ahead import ahead
+from uip.data.dataset import Dataset, GraphSettings, open_store
+from uip.data.rotate import random_rotation, rotated
+from uip.data.sampler import CostModel, cost_model, cut
+from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.heads import read_out
+from uip.recipe import make_recipe
+from uip.setting import starting_model
+from uip.state import revision
+from uip.train import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.write_frames(tmp_path_factory.mktemp("data") / "eight.xyz")
+
+
+def dataset(path: Path) -> Dataset:
+    return Dataset([open_store(path, GraphSettings(6.0, 3.0, None, tuple(range(1, 31))), path.parent / "cache")])
+
+
+def test_items_come_in_order_and_ahead() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def make(number: int) -> int:
+        begun[number].set()
+        return number
+
+    items = ahead(lambda number=number: make(number) for number in range(4))
+    assert next(items) == 0
+    assert begun[1].wait(10.0)  # before anybody asks for it
+    assert not begun[2].is_set()
+    assert list(items) == [1, 2, 3]
+    assert list(ahead([])) == []
+
+
+def test_an_error_comes_where_its_item_would_have() -> None:
+    def fail() -> int:
+        raise ValueError("structure 7 is gone")
+
+    items = ahead([lambda: 1, fail, lambda: 3])
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="structure 7 is gone"):
+        next(items)
+
+
+def test_rotations_are_proper_uniform_and_repeatable() -> None:
+    turns = torch.stack([random_rotation(1, 2, number) for number in range(2000)])
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(3).double().expand(2000, 3, 3), rtol=0.0, atol=1e-14)
+    assert (torch.linalg.det(turns) > 0.999).all()
+    assert turns.mean(0).abs().max() < 0.06  # no direction is preferred
+    assert torch.equal(random_rotation(1, 2, 3), turns[3])
+    assert not torch.equal(random_rotation(1, 3, 3), turns[3])
+
+
+def test_a_turned_structure_has_turned_labels(data: Path) -> None:
+    """What a model says of a turned structure is what `rotated` makes of what it says of the structure."""
+    torch.manual_seed(1)
+    model = CHGNet(CHGNetConfig(**small.ARCHITECTURE)).double()
+    sample, turn = dataset(data)[3], random_rotation(5)
+    first, second = (read_out(model, one.graph) for one in (sample, rotated(sample, turn)))
+    labels = {"energy": first.energy, "forces": first.forces, "stress": first.stress, "magmoms": first.magmoms}
+    expected = rotated(type(sample)(sample.graph, type(sample.targets)(**labels)), turn).targets
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(second, name), value, rtol=1e-9, atol=1e-10)
+
+
+def test_rotation_is_a_choice_and_follows_from_the_architecture(data: Path, tmp_path: Path) -> None:
+    assert [make_recipe({"data": {"train": "a"}}).data.rotates(name) for name in ("chgnet", "allscaip")] == [
+        False,
+        True,
+    ]
+    assert make_recipe({"data": {"train": "a", "rotate": True}}).data.rotates("chgnet")
+    with pytest.raises(ValueError, match=r"'data\.rotate' must be true or false, got 'yes'"):
+        make_recipe({"data": {"train": "a", "rotate": "yes"}})
+    weights = []
+    for name, turn in (("plain", False), ("turned", True)):
+        recipe = small.recipe(tmp_path / name, data, data={"rotate": turn}, loss={"kind": "mse"}, run={"epochs": 1})
+        train(recipe)
+        weights.append(read_training(tmp_path / name / "last.ckpt")["state"]["readout.0.weight"])
+    # an invariant model learns the same from squared errors, to rounding, and not to the last bit
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-8)
+    assert not torch.equal(*weights)
+
+
+def test_costs_follow_the_architecture(data: Path) -> None:
+    structures = dataset(data)
+    atoms, edges, angles = (structures.counts(letter) for letter in ("N", "E", "A"))
+    np.testing.assert_allclose(CostModel(1.0, 2.0, 3.0)(structures), atoms + 2.0 * edges + 3.0 * angles)
+    assert cost_model("chgnet") == CostModel()
+    np.testing.assert_allclose(cost_model("allscaip")(structures), 30.0 * atoms + atoms**2)
+
+
+def test_no_batch_is_a_small_rest() -> None:
+    assert [len(part) for part in cut(np.arange(10), 4)] == [4, 3, 3]
+    assert [len(part) for part in cut(np.arange(8), 4)] == [4, 4]
+    assert cut(np.arange(0), 4) == []
+
+
+def test_each_step_is_watched_and_the_code_is_known(data: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int]] = []
+    train(small.recipe(tmp_path / "run", data, run={"epochs": 2}), watch=lambda *numbers: seen.append(numbers))
+    assert seen == [(step, 4, 4) for step in (1, 2, 3, 4)]
+    saved = read_training(tmp_path / "run" / "last.ckpt")
+    assert saved["version"]
+    assert saved["revision"] == revision()
+    assert revision(tmp_path / "nowhere") == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"kind": "chgnot", "architecture": {}}, r"'model\.kind' must be one of chgnet, allscaip, got 'chgnot'"),
+        ({"kind": "allscaip", "start": "chgnet-0.3.0"}, "'model.kind' is 'allscaip', but 'chgnet-0.3.0' is 'chgnet'"),
+        (
+            {"start": "chgnet-0.3.0", "architecture": {"channels": 8}},
+            "must fit the weights of 'chgnet-0.3.0', but size",
+        ),
+        ({"start": "chgnet-0.3.0", "architecture": {"num_layers": 3}}, "must fit the weights of .*, but Unexpected"),
+    ],
+)
+def test_models_that_cannot_start(model: dict, message: str, data: Path, tmp_path: Path) -> None:
+    recipe = small.recipe(tmp_path / "run", data)
+    with pytest.raises(ValueError, match=message):
+        starting_model(make_recipe({"data": {"train": recipe.data.train}, "model": model}))

@@ -1,0 +1,33 @@
+"""Structures turned at random, for models that have to learn that a turn changes nothing.
+
+The turn of a structure follows from seed, epoch and number alone: a run that resumes turns as it would have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uip.data.cache import Sample
+
+
+def random_rotation(*seed: int) -> Tensor:
+    """A proper rotation R, (3, 3) float64, uniform over all, that follows from `seed`."""
+    w, x, y, z = (q := np.random.default_rng(seed).normal(size=4)) / np.linalg.norm(q)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def rotated(sample: Sample, rotation: Tensor) -> Sample:
+    """A sample turned by R: vectors become R v, stress becomes R s R^T, scalars stay."""
+    graph, targets, turn = sample.graph, sample.targets, rotation.mT
+    vectors = {name: getattr(graph, name) @ turn for name in ("positions", "cell", "edge_vec")}
+    labels = {"forces": targets.forces @ turn, "stress": rotation @ targets.stress @ turn}
+    return replace(sample, graph=replace(graph, **vectors), targets=replace(targets, **labels))

@@ -1,0 +1,117 @@
+"""What changes while a run goes on, and how it is written to and read from last.ckpt."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import uip
+from uip.checkpoint import read_training, save_checkpoint
+from uip.models.potential import Potential
+from uip.optim import Average, choose_parameters, make_optimizer
+from uip.recipe import Recipe, differences
+
+
+@dataclass
+class State:
+    """Where a run stands."""
+
+    model: Potential
+    parameters: list[tuple[str, nn.Parameter]]
+    optimizer: torch.optim.AdamW
+    average: Average | None
+    epoch: int = 0
+    batch: int = 0
+    """Of the epoch: batches that are done."""
+    step: int = 0
+    best: float = float("inf")
+    """Lowest validation loss so far."""
+    typical: float = 0.0
+    """Recent average of the training loss."""
+    seconds: float = 0.0
+    """Of training, over all sittings."""
+    lines: int = 0
+    """Written to the log."""
+
+
+COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
+
+
+def start(recipe: Recipe, model: Potential) -> State:
+    """The state before the first step."""
+    parameters = choose_parameters(model.train(), recipe.model.move)
+    average = Average(model, recipe.optim.ema) if recipe.optim.ema else None
+    return State(model, parameters, make_optimizer(parameters, recipe.optim), average)
+
+
+def save_state(state: State, recipe: Recipe, path: Path) -> None:
+    """Write all that a run needs to go on, and the code that it ran with."""
+    training: dict[str, Any] = {
+        "recipe": recipe.values(),
+        "version": uip.__version__,
+        "revision": revision(),
+        "optimizer": state.optimizer.state_dict(),
+        "average": None if state.average is None else state.average.state(),
+        "counters": {name: getattr(state, name) for name in COUNTERS},
+    }
+    save_checkpoint(state.model, path, training=training)
+
+
+def go_on(state: State, recipe: Recipe, path: Path) -> None:
+    """Bring `state` to where the run stood when it wrote `path`.
+
+    Raises:
+        ValueError: the checkpoint is of another run.
+    """
+    saved = read_training(path)
+    different = differences(recipe, saved["recipe"])
+    if different:
+        raise ValueError(
+            f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
+            "was written; change them back, or start a new run with 'model.start' set to that file"
+        )
+    state.model.load_state_dict(saved["state"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.average is not None:
+        state.average.load(saved["average"])
+    for name in COUNTERS:
+        setattr(state, name, saved["counters"][name])
+
+
+def revision(folder: Path = Path(__file__).parent) -> str:
+    """The git revision of the code in `folder`, with a "+" if it was changed since; empty for an installed copy."""
+    if not (folder.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or a folder that it does not trust
+        return ""
+
+
+@contextmanager
+def averaged(state: State) -> Iterator[Potential]:
+    """Within, the model has its averaged weights, if an average is kept."""
+    if state.average is None:
+        yield state.model
+        return
+    present = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+    set_weights(state.model, state.average.weights)
+    try:
+        yield state.model
+    finally:
+        set_weights(state.model, present)
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights into a model."""
+    for name, value in model.named_parameters():
+        value.copy_(weights[name])
