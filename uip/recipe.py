@@ -152,6 +152,9 @@ FREE = {"run.folder", "run.device", "run.hours", "run.checkpoint_steps", "run.th
 """What does not decide the numbers of a run, and may differ when it resumes."""
 
 
+PATHS = {"data.train", "data.validation"}
+
+
 def read_recipe(path: Path | str) -> Recipe:
     """The run that a TOML file describes; its paths become relative to the file.
 

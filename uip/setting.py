@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +19,13 @@ from uip.config import from_dict, suggestion
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import Integers, cost_model, portions
+from uip.data.sampler import VALIDATION_COST, Integers, cost_model, portions
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import Card
 from uip.models.heads import read_out
 from uip.models.potential import Potential
 from uip.ranks import Ranks
 from uip.recipe import DataConfig, ModelConfig, Recipe, RunConfig
-
-VALIDATION_COST = 20_000.0
-"""Cost computed at a time where nothing is differentiated twice: of CHGNet about 0.3 GB in float32."""
 
 
 def run_device(run: RunConfig) -> torch.device:
@@ -47,15 +46,29 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
         OSError: it cannot be written.
     """
     if ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder, "name another as 'run.folder', or change its permissions"):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / "probe.tmp"
+            probe.touch()
+            probe.unlink()
         if (folder / "last.ckpt").exists() and not resume:
             raise ValueError(f"{folder} holds a run already; add --resume to go on with it, or name another folder")
         for rest in folder.glob("*.tmp"):
             rest.unlink()
-        probe = folder / "probe.tmp"
-        probe.touch()
-        probe.unlink()
     ranks.wait()
+
+
+@contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """Within, an error of the file system says which place could not be written and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{place} cannot be written ({error.strerror or error}); {advice}") from error
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(f"{place} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
 
 
 def starting_model(recipe: Recipe) -> Potential:
@@ -120,7 +133,10 @@ def open_data(recipe: Recipe, model: Potential, ranks: Ranks) -> tuple[Dataset, 
     cache = Path(data.cache) if data.cache else Path(recipe.run.folder) / "cache"
     if ranks.is_first:
         for path in (*data.train, *data.validation):
-            open_store(path, settings, cache)
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"no such file: {path}")
+            with writing(cache, "free space, or name another folder as 'data.cache'"):
+                open_store(path, settings, cache)
     ranks.wait()
     training = Dataset([open_store(path, settings, cache) for path in data.train])
     validation = Dataset([open_store(path, settings, cache) for path in data.validation])

@@ -32,20 +32,23 @@ from uip.checkpoint import parse_dtype, save_checkpoint
 from uip.data.ahead import ahead
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset
-from uip.data.doubts import doubts, summarise
+from uip.data.doubts import doubts, repeated, summarise
 from uip.data.rotate import random_rotation, rotated
-from uip.data.sampler import Floats, Integers, cost_model, deal, epoch_batches, portions
+from uip.data.sampler import VALIDATION_COST, Floats, Integers, cost_model, deal, epoch_batches, portions
 from uip.log import Line, Log
 from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
 from uip.models.heads import read_out
 from uip.optim import learning_rate
 from uip.ranks import Ranks
-from uip.recipe import Recipe, deciding, read_recipe
-from uip.setting import VALIDATION_COST, open_data, prepare_folder, run_device, starting_model, write_structures
+from uip.recipe import PATHS, Recipe, deciding, read_recipe
+from uip.setting import open_data, prepare_folder, run_device, starting_model, write_structures, writing
 from uip.state import State, averaged, go_on, save_state, start
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
 """From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
+
+KEPT = "free space and go on with --resume: the checkpoints before this one are whole"
+"""What to do when a checkpoint cannot be written."""
 
 Watch = Callable[[int, int, int], None]
 """Told of each step: how many are done, how many there are, how many structures it had."""
@@ -81,12 +84,15 @@ def train(
     state = start(recipe, model.to(device=device, dtype=parse_dtype(recipe.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
         go_on(state, recipe, folder / "last.ckpt")
-    ranks.check_same("recipe and data", repr((deciding(recipe.values()), training.digest(), validation.digest())))
+    # paths may differ from machine to machine, what is in the files may not
+    same = {name: value for name, value in deciding(recipe.values()).items() if name not in PATHS}
+    ranks.check_same("settings", repr(same))
+    ranks.check_same("data", training.digest() + validation.digest())
     say(
         f"{len(training)} structures to learn, {len(validation)} to validate, "
         f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
     )
-    for doubt in doubts(summarise(training)):
+    for doubt in doubts(summarise(training)) + repeated(training, validation):
         say(f"look again: {doubt}")
     log = Log(folder, keep=state.lines, tensorboard=recipe.run.tensorboard) if ranks.is_first else None
     try:
@@ -243,7 +249,7 @@ def finish_epoch(recipe: Recipe, state: State, found: Line, ranks: Ranks, log: L
     folder = Path(recipe.run.folder)
     note(log, state, found)
     if ranks.is_first and found["loss"] < state.best:
-        with averaged(state) as model:
+        with averaged(state) as model, writing(folder, KEPT):
             save_checkpoint(model, folder / "best.ckpt")
     state.best = min(state.best, found["loss"])
     if whole:
@@ -270,7 +276,8 @@ def out_of_time(recipe: Recipe, state: State, ranks: Ranks) -> bool:
 def save_last(recipe: Recipe, state: State, ranks: Ranks) -> None:
     """Write last.ckpt."""
     if ranks.is_first:
-        save_state(state, recipe, Path(recipe.run.folder) / "last.ckpt")
+        with writing(Path(recipe.run.folder), KEPT):
+            save_state(state, recipe, Path(recipe.run.folder) / "last.ckpt")
     ranks.wait()
 
 

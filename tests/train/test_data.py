@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +21,7 @@ from uip.data.sampler import cut, deal, epoch_order, portions
 from uip.data.split import group_split, groups_of, random_split
 from uip.graph import batch
 from uip.ranks import Ranks
-from uip.recipe import make_recipe, read_recipe
 from uip.setting import open_data, starting_model
-from uip.train import main, train
 
 SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
 
@@ -74,55 +70,6 @@ def test_an_interrupted_build_is_not_taken_for_a_cache(tmp_path: Path) -> None:
 def labelled(atoms: Atoms, **labels: object) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, **labels)
     return atoms
-
-
-def without_atoms() -> Atoms:
-    return labelled(Atoms(cell=np.eye(3), pbc=True), energy=1.0)
-
-
-MISTAKES: dict[str, tuple[Callable[[], Atoms], str]] = {
-    "NaN force": (
-        lambda: labelled(systems.water(), forces=np.full((3, 3), np.nan)),
-        r"structure 1: forces must be finite, got nan at \(0, 0\); remove the structure or this label",
-    ),
-    "infinite energy": (
-        lambda: labelled(systems.water(), energy=np.inf),
-        "structure 1: energy must be finite, got",
-    ),
-    "stress without volume": (
-        lambda: labelled(systems.water(), stress=np.zeros(6)),
-        "structure 1: a stress label needs three cell vectors",
-    ),
-    "unknown element": (
-        lambda: labelled(Atoms("Og"), energy=1.0),
-        "structure 1: every element must be known to the model, got Og; raise `num_elements` or drop it",
-    ),
-    "no atoms": (without_atoms, "structure 1: a structure must have at least one atom"),
-    "overlap": (
-        lambda: labelled(Atoms("H2", [[0, 0, 0], [0, 0, 1e-3]]), energy=1.0),
-        "structure 1: atoms must be at least",
-    ),
-    "flat cell": (
-        lambda: labelled(Atoms("H", cell=[1, 1, 0], pbc=True), energy=1.0),
-        "structure 1: .*independent vectors",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", sorted(MISTAKES))
-def test_a_bad_structure_is_named(mistake: str, tmp_path: Path) -> None:
-    make, message = MISTAKES[mistake]
-    write(tmp_path / "bad.xyz", [small.frames(1)[0], make()])
-    with pytest.raises(ValueError, match=message):
-        open_store(tmp_path / "bad.xyz", SETTINGS, tmp_path / "cache")
-
-
-def test_files_without_use(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        open_store(tmp_path / "nowhere.xyz", SETTINGS, tmp_path)
-    write(tmp_path / "bare.xyz", systems.water())
-    with pytest.raises(ValueError, match="must carry labels"):
-        open_store(tmp_path / "bare.xyz", SETTINGS, tmp_path)
 
 
 def test_lonely_atoms_are_welcome(tmp_path: Path) -> None:
@@ -204,67 +151,6 @@ def test_portions_keep_below_the_limit() -> None:
     assert [part.tolist() for part in portions(np.arange(5), costs, 6.0)] == [[0, 1], [2], [3], [4]]
     assert [part.tolist() for part in portions(np.arange(5), costs, 0.0)] == [[0, 1, 2, 3, 4]]
     assert portions(np.arange(0), costs, 0.0) == []
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"data": {"trian": "a.xyz"}}, r"unknown key 'data\.trian'; did you mean 'train'"),
-        ({}, r"'data\.train' must name at least one file"),
-        ({"data": {"train": "a", "batch_size": 0}}, r"'data\.batch_size' must be at least 1"),
-        ({"data": {"train": "a", "batch_size": "big"}}, r"'data\.batch_size' must be int, got 'big'"),
-        ({"data": {"train": "a", "reference": "guess"}}, r"'data\.reference' must be 'fit' or 'keep', got 'guess'"),
-        ({"data": {"train": "a"}, "optim": {"learning_rte": 1.0}}, r"unknown key 'optim\.learning_rte'; did you mean"),
-        (
-            {"data": {"train": "a"}, "optim": {"schedule": "cosin"}},
-            r"'optim\.schedule' must be one of cosine",
-        ),
-        ({"data": {"train": "a"}, "optim": {"ema": 1.0}}, r"'optim\.ema' must lie in \[0, 1\["),
-        ({"data": {"train": "a"}, "optim": {"learning_rate": 0.0}}, r"'optim\.learning_rate' must be positive"),
-        ({"data": {"train": "a"}, "run": {"epochs": 0}}, r"'run\.epochs' must be at least 1"),
-        ({"data": {"train": "a"}, "rum": {}}, "unknown key 'rum'; did you mean 'run'"),
-    ],
-)
-def test_recipes_that_cannot_be(values: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_recipe(values)
-
-
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert main([str(tmp_path / "no.toml")]) == 1
-    assert "no such file" in capsys.readouterr().err
-    (tmp_path / "bad.toml").write_text("[data\n")
-    with pytest.raises(ValueError, match="must be TOML"):
-        read_recipe(tmp_path / "bad.toml")
-
-
-@pytest.mark.parametrize(
-    ("tables", "message"),
-    [
-        (
-            {"model": {"architecture": {"chanels": 3}}},
-            r"unknown key 'model\.architecture\.chanels'",
-        ),
-        (
-            {"model": {"move": ["readot.*"]}},
-            r"'model\.move' must name parts of the model, but 'readot",
-        ),
-        ({"model": {"start": "chgnet-9"}}, "unknown model 'chgnet-9'"),
-        ({"data": {"reference_energies": {"Xx": 1.0}}}, r"unknown key 'data\.reference_energies\.Xx'"),
-        ({"run": {"device": "cuda:99"}}, "torch sees"),
-    ],
-)
-def test_runs_that_cannot_start(tables: dict, message: str, tmp_path: Path) -> None:
-    data = small.write_frames(tmp_path / "two.xyz", 2)
-    with pytest.raises(ValueError, match=message):
-        train(small.recipe(tmp_path / "run", data, **tables))
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    data = small.write_frames(tmp_path / "two.xyz", 2)
-    with pytest.raises(OSError, match="run"):
-        train(small.recipe(Path(tempfile.gettempdir()) / data / "run", data))
 
 
 def test_learning_rates() -> None:

@@ -10,6 +10,7 @@ the factor is near 1, or near a ratio of units (`UNITS`), or negative. A model m
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,36 @@ def _energy_doubts(summary: Summary) -> list[str]:
         f"energies of {_listed(numbers)} look like {unit} among others of their formula in eV; give all in eV, total"
         for unit, numbers in strange.items()
     ]
+
+
+def repeated(training: Dataset, validation: Dataset, limit: int = 100_000) -> list[str]:
+    """Structures that occur twice, and those validated that are also learned from, in words.
+
+    Data sets of more than `limit` structures are not searched.
+    """
+    if len(training) + len(validation) > limit:
+        return []
+    keys, checked = ([_key(data, k) for k in range(len(data))] for data in (training, validation))
+    first = {key: k for k, key in reversed(list(enumerate(keys)))}
+    result = []
+    twice = [k for k, key in enumerate(keys) if first[key] != k]
+    if twice:
+        number = int(training.chosen[twice[0]])
+        result.append(f"{len(twice)} of {len(keys)} structures to learn repeat others, the first is number {number}")
+    shared = [k for k, key in enumerate(checked) if key in first]
+    if shared:
+        result.append(
+            f"{len(shared)} of {len(checked)} structures to validate are also learned from, the first is number "
+            f"{int(validation.chosen[shared[0]])}: their errors say little"
+        )
+    return result
+
+
+def _key(data: Dataset, number: int) -> bytes:
+    """What two equal structures share, to 1e-6 A."""
+    numbers = data.read("atomic_numbers", number).numpy().tobytes()
+    points = b"".join(data.read(name, number).numpy().round(6).tobytes() for name in ("positions", "cell"))
+    return hashlib.sha256(numbers + points).digest()
 
 
 def doubts_against(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
