@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
 
 torch.set_num_threads(2)
@@ -25,6 +26,24 @@ def random_chgnet(config: CHGNetConfig = SMALL, seed: int = 0) -> CHGNet:
         for name, parameter in model.named_parameters():
             if "frequencies" not in name and "norm" not in name:
                 parameter.mul_(2.0)
+        model.reference_energy.uniform_(-5.0, -1.0)
+    return model.requires_grad_(False).eval()
+
+
+def random_allscaip(*, angular: bool = False, radial: bool = False, seed: int = 0) -> AllScAIP:
+    """An AllScAIP with random weights large enough for every path to matter, float64."""
+    torch.manual_seed(seed)
+    size = {"num_elements": 20, "channels": 16, "num_layers": 2, "num_heads": 2, "num_radial": 16}
+    model = AllScAIP(AllScAIPConfig(**size, angular_channels=(2, 2, 1, 1, 2), angular=angular, radial=radial)).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "scale" in name:
+                continue
+            if "radial_weight" in name or "element" in name or name.endswith("bias"):
+                parameter.normal_()
+            else:
+                parameter.mul_(2.0)
+        model.energy_scale.fill_(10.0)
         model.reference_energy.uniform_(-5.0, -1.0)
     return model.requires_grad_(False).eval()
 

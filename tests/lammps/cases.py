@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
+from export_files import exported
 from lammps_run import DUMP, OUTPUT, write_data
+
+PUBLISHED = ("chgnet-0.3.0", ".pt2")
 
 
 def rattled(atoms: Atoms, seed: int, by: float = 0.08) -> Atoms:
@@ -26,6 +29,18 @@ def droplet() -> Atoms:
     atoms = rattled(water + second + Atoms("O", [[11.0, 4.0, 4.0]]), 4, 0.03)
     atoms.set_cell([60.0, 60.0, 60.0])
     return atoms
+
+
+def water(side: int, seed: int) -> Atoms:
+    """Molecules on a cubic grid, turned at random."""
+    rng = np.random.default_rng(seed)
+    atoms = Atoms(cell=[3.1 * side] * 3)
+    for place in np.ndindex(side, side, side):
+        molecule_ = molecule("H2O")
+        molecule_.euler_rotate(*rng.uniform(0.0, 360.0, 3))
+        molecule_.positions += 3.1 * (np.array(place) + 0.5)
+        atoms += molecule_
+    return rattled(atoms, seed, 0.03)
 
 
 def slab() -> Atoms:
@@ -66,6 +81,11 @@ class Case:
     lj: LennardJones | None = None
     unseen: str = ""
     """An element that the model is not told of (NULL)."""
+    model: tuple[str, str] = PUBLISHED
+    """Name and suffix of an exported file."""
+    charge: int | None = None
+    spin: int | None = None
+    """Said to the pair style; None: nothing."""
     symbols: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,17 +93,19 @@ class Case:
 
     def pair_commands(self, model: str) -> str:
         words = " ".join("NULL" if symbol == self.unseen else symbol for symbol in self.symbols)
+        style = "uip" + (f" charge {self.charge}" if self.charge else "") + (f" spin {self.spin}" if self.spin else "")
         if self.lj is None:
-            return f"pair_style uip\npair_coeff * * {model} {words}"
-        lines = [f"pair_style hybrid/overlay uip lj/cut {self.lj.cutoff}", f"pair_coeff * * uip {model} {words}"]
+            return f"pair_style {style}\npair_coeff * * {model} {words}"
+        lines = [f"pair_style hybrid/overlay {style} lj/cut {self.lj.cutoff}", f"pair_coeff * * uip {model} {words}"]
         for pair in self.lj.pairs:
             i, j = sorted(self.symbols.index(symbol) + 1 for symbol in pair)
             lines.append(f"pair_coeff {i} {j} lj/cut {self.lj.epsilon} {self.lj.sigma}")
         return "\n".join([*lines, "pair_modify pair lj/cut shift yes"])
 
-    def deck(self, folder: Path, model: str) -> str:
+    def deck(self, folder: Path) -> str:
         """Commands that begin with `clear`, so that decks can be joined; writes the data file into `folder`."""
         write_data(self.atoms, folder / f"data.{self.name}", self.symbols)
+        moments = "fix moments all pair 1 uip magmoms 0" if "chgnet" in self.model[0] else ""
         masses = "\n".join(f"mass {k + 1} {Atoms(symbol).get_masses()[0]}" for k, symbol in enumerate(self.symbols))
         return f"""
 clear
@@ -93,20 +115,22 @@ boundary {self.boundary}
 {self.before}
 read_data data.{self.name}
 {masses}
-{self.pair_commands(model)}
+{self.pair_commands(str(exported(*self.model)))}
 {OUTPUT}
-fix moments all pair 1 uip magmoms 0
+{moments}
 timestep 0.002
 fix move all nve
 {self.after}
 thermo 1000000
 run {self.steps}
-{DUMP.format(name=self.name, more="f_moments")}
+{DUMP.format(name=self.name, more="f_moments" if moments else "")}
 """
 
 
 SILICON = bulk("Si", a=5.43, cubic=True)
 WARM = "velocity all create 4000 12 loop geom\nneigh_modify every 1 delay 0 check yes\nneighbor 0.5 bin"
+
+FULL = ("allscaip-full", ".pt")
 
 CASES = (
     Case("cubic", rattled(SILICON.repeat((2, 2, 1)), 1)),
@@ -142,5 +166,26 @@ CASES = (
         before="comm_style tiled",
         after=WARM + "\nfix even all balance 10 1.0 rcb",
         steps=20,
+    ),
+    Case("plain_water", water(2, 12), model=("allscaip-plain", ".pt")),
+    Case("angular_crystal", triclinic(), model=("allscaip-angular", ".pt")),
+    Case("radial_crystal", triclinic(), model=("allscaip-radial", ".pt")),
+    Case("full_slab", slab(), boundary="p p f", model=FULL, charge=1),
+    Case("full_droplet", droplet(), boundary="f f f", model=FULL, charge=-1, spin=2),
+    Case(
+        "full_unseen",
+        water(2, 14) + Atoms("He", [[3.1, 3.1, 3.1]]),
+        lj=LennardJones(0.01, 1.5, 5.0, (("He", "He"), ("He", "H"), ("He", "O"))),
+        unseen="He",
+        model=FULL,
+        charge=2,
+    ),
+    Case(
+        "full_moved_tiled",
+        water(3, 16),
+        before="comm_style tiled",
+        after=WARM + "\nfix even all balance 5 1.0 rcb",
+        steps=10,
+        model=FULL,
     ),
 )

@@ -52,7 +52,22 @@ def message_of(
 COMMANDS = {
     "unknown word": (
         START + "pair_style uip model.pt2\n",
-        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda]', the model file belongs into",
+        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY]', "
+        "the model file belongs into",
+    ),
+    "charge that is no number": (START + "pair_style uip charge\n", "'charge' must be a whole number, got ''"),
+    "charge that is not whole": (START + "pair_style uip charge 0.5\n", "'charge' must be a whole number, got '0.5'"),
+    "spin that is no multiplicity": (
+        START + "pair_style uip spin 0\n",
+        "'spin' must be a multiplicity 2S + 1 of at least 1, got 0",
+    ),
+    "charge that the model does not read": (
+        START + "pair_style uip charge -1\n" + GOOD_COEFF + "run 0\n",
+        "knows no total charge, so 'charge' must be 0, got -1; leave it out or use another model",
+    ),
+    "spin that the model does not read": (
+        START + "pair_style uip charge 0 spin 3\n" + GOOD_COEFF + "run 0\n",
+        "knows no total spin, so 'spin' must be 1, got 3; leave it out or use another model",
     ),
     "unknown device": (START + "pair_style uip device gpu\n", "'device' must be auto, cpu or cuda, got 'gpu'"),
     "no device": (START + "pair_style uip device\n", "'device' must be auto, cpu or cuda, got ''"),
@@ -184,8 +199,8 @@ def test_a_model_without_forces(folder: Path) -> None:
 
 
 def test_a_model_that_asks_for_more(folder: Path) -> None:
-    file = small_program(folder, inputs=[*INPUTS[:-1], "positions"])
-    assert "also asks for 'positions'" in message_of(folder, GOOD, file)
+    file = small_program(folder, inputs=[*INPUTS[:-1], "shifts"])
+    assert "also asks for 'shifts'" in message_of(folder, GOOD, file)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from cases import water
 from export_files import exported
 from lammps_run import DUMP, OUTPUT, read_dump, read_result, run_lammps, thermo_of, write_data
 
@@ -97,6 +98,25 @@ def test_restart_continues_the_run(folder: Path) -> None:
     one, two = (read_dump(folder / f"dump.{name}")[0] for name in ("one", "two"))
     assert np.abs(one - two).max() < 1e-8
     assert np.abs(one[:, 1:4] - ATOMS.positions).max() > 1e-3
+
+
+def test_restart_of_a_charged_system(tmp_path: Path) -> None:
+    """Charge and spin come out of the restart file, and a box that has changed means the same to all ranks."""
+    write_data(water(2, 1), tmp_path / "data.atoms", ["H", "O"])
+    file = exported("allscaip-full", ".pt")
+    start = "units metal\nread_data data.atoms\nmass 1 1.008\nmass 2 15.999\n"
+    style = f"pair_style uip {{}}\npair_coeff * * {file} H O\n"
+    move = "velocity all create 300 1 loop geom\nfix move all npt temp 300 300 0.1 aniso 0 0 1\nneighbor 0.5 bin\n"
+    first = start + style.format("charge -1 spin 2") + OUTPUT + move + "timestep 0.0005\nrun 5\nwrite_restart half\n"
+    last = thermo_of(lammps(tmp_path, first, 2))[-1]
+    text = lammps(tmp_path, "read_restart half\n" + OUTPUT + "run 0\n", 3)
+    assert "total charge -1 e, multiplicity 2" in text
+    again = thermo_of(text)[-1]
+    assert again["pe"] == pytest.approx(last["pe"], rel=1e-12)
+    assert [again[f"virial{k}"] for k in range(6)] == pytest.approx([last[f"virial{k}"] for k in range(6)], rel=1e-8)
+    assert abs(last["lx"] - 6.2) > 1e-6
+    neutral = thermo_of(lammps(tmp_path, "read_restart half\n" + style.format("") + OUTPUT + "run 0\n", 1))[-1]
+    assert abs(neutral["pe"] - last["pe"]) > 1e-3
 
 
 def test_restart_of_a_hybrid_style(folder: Path) -> None:
