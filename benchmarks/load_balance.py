@@ -1,45 +1,96 @@
 """How long ranks wait for each other when batches are divided in different ways, on the sizes of real crystals.
 
-    python benchmarks/load_balance.py DATA.xyz [--ranks 32]
+    python benchmarks/load_balance.py DATA.xyz [--ranks 32] [--calibrate 48]
 
-Costs are those of the structures in DATA (atoms + undirected edges + angles), drawn with replacement into an
-epoch of 40,000. For each way of dividing: sum over steps of the slowest rank's cost over the sum of the mean
-rank's, minus one; what the slowest of all steps has; and how many structures a step has at most.
+Costs are those of the structures in DATA, drawn with replacement into an epoch of 40,000, as `uip.train` models them.
+For each way of dividing: sum over steps of the slowest rank's cost over the sum of the mean rank's, minus one; the same
+of the worst step; and how many structures a step has at most. With --calibrate, gradient steps of so many structures of
+DATA are timed first (processor time, one thread), the cost model is fitted to the times, and a second table says how
+ranks would wait if steps took what was measured, while batches are divided by the model that uip ships.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.sampler import CostModel, Floats, Integers, cut, deal, epoch_batches, epoch_order
+from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, epoch_order
+from uip.loss import LossConfig, count_labels, penalties, residuals, scales
+from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.heads import read_out
 
 EPOCH = 40_000
 
 
-def real_costs(path: Path) -> Floats:
-    """Modelled cost of every structure of a file, with CHGNet's cutoffs."""
-    with tempfile.TemporaryDirectory() as cache:
-        store = open_store(path, GraphSettings(6.0, 3.0, None, tuple(range(1, 95))), Path(cache))
-        return CostModel()(Dataset([store]))
+def step_seconds(data: Dataset, number: int, model: CHGNet) -> float:
+    """Processor time of the loss of one structure and its gradient, the better of two."""
+    sample, config, times = data.batch([number]).to(dtype=torch.float32), LossConfig(), []
+    scale = scales(config.weights(0.0), count_labels(sample.targets)).float()
+    for _ in range(2):
+        began = time.process_time()
+        outputs = read_out(model, sample.graph, training=True)
+        (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum().backward()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def calibrate(data: Dataset, count: int) -> tuple[CostModel, str]:
+    """The cost model that fits measured steps best, relative errors weighing alike, and what was found in words."""
+    torch.set_num_threads(1)
+    model = CHGNet(CHGNetConfig())
+    by_size = np.argsort(CostModel()(data))
+    chosen = by_size[np.linspace(len(by_size) // 10, len(by_size) - 1, count).astype(int)]
+    seconds = np.array([step_seconds(data, int(number), model) for number in chosen])
+    columns = [np.ones(count), *(data.counts(letter)[chosen] for letter in ("N", "E", "A"))]
+    matrix = np.stack(columns, axis=1) / seconds[:, None]
+    parts, _ = nonnegative(matrix, np.ones(count))
+    error = abs(matrix @ parts - 1.0)
+    shipped = CostModel()(data)[chosen]
+    rate = np.median(seconds / shipped)
+    found = (
+        f"{count} structures, {seconds.min():.2f} to {seconds.max():.2f} s: {1e3 * parts[0]:.1f} ms + "
+        f"{1e6 * parts[1]:.1f} us an atom + {1e6 * parts[2]:.1f} us an edge + {1e6 * parts[3]:.1f} us an angle "
+        f"(mean error {100 * error.mean():.1f} %, worst {100 * error.max():.0f} %); the model that uip ships, times "
+        f"{1e6 * rate:.1f} us: mean error {100 * abs(shipped * rate / seconds - 1).mean():.1f} %"
+    )
+    return CostModel(atom=parts[1], edge=parts[2], angle=parts[3]), found
+
+
+def nonnegative(matrix: Floats, values: Floats) -> tuple[Floats, list[int]]:
+    """Least squares with coefficients of at least zero: what would be negative is left out, worst first."""
+    kept = list(range(matrix.shape[1]))
+    while True:
+        found = np.linalg.lstsq(matrix[:, kept], values, rcond=None)[0]
+        if found.min() >= 0:
+            result = np.zeros(matrix.shape[1])
+            result[kept] = found
+            return result, kept
+        kept.pop(int(found.argmin()))
+
+
+def pieces(order: Integers, size: int) -> list[Integers]:
+    """Parts of `size`, the last one smaller: how data loaders cut an epoch."""
+    return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 def at_random(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
     """Every rank takes the next `per_rank` structures."""
-    return [np.array_split(batch, ranks) for batch in cut(epoch_order(len(costs), 0, 0), ranks * per_rank)]
+    return [np.array_split(batch, ranks) for batch in pieces(epoch_order(len(costs), 0, 0), ranks * per_rank)]
 
 
 def sorted_and_dealt(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
     """Each batch is sorted by cost and dealt forth and back, so that ranks get large and small ones."""
     steps = []
-    for batch in cut(epoch_order(len(costs), 0, 0), ranks * per_rank):
-        rows = cut(batch[np.argsort(-costs[batch], kind="stable")], ranks)
+    for batch in pieces(epoch_order(len(costs), 0, 0), ranks * per_rank):
+        rows = pieces(batch[np.argsort(-costs[batch], kind="stable")], ranks)
         turned = [row if k % 2 == 0 else row[::-1] for k, row in enumerate(rows)]
         steps.append([np.array([row[rank] for row in turned if rank < len(row)]) for rank in range(ranks)])
     return steps
@@ -65,25 +116,39 @@ WAYS = {
 }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--ranks", type=int, default=32)
-    options = parser.parse_args()
-    real = real_costs(options.data)
-    costs = np.random.default_rng(0).choice(real, EPOCH)
-    spread = f"{len(real)} structures, cost varies by {real.std() / real.mean():.2f} of its mean"
-    table = Table("per rank", "way", "imbalance / %", "worst step / %", "largest step", title=spread)
+def balance_table(title: str, costs: Floats, true: Floats, ranks: int) -> Table:
+    """Ways of dividing by `costs`, judged by `true` costs."""
+    table = Table("per rank", "way", "imbalance / %", "worst step / %", "largest step", title=title)
     for per_rank in (4, 16, 64):
         for name, way in WAYS.items():
-            steps = way(costs, options.ranks, per_rank)
-            loads = np.array([[costs[hand].sum() for hand in hands] for hands in steps])
+            steps = way(costs, ranks, per_rank)
+            loads = np.array([[true[hand].sum() for hand in hands] for hands in steps])
             total = loads.max(axis=1).sum() / loads.mean(axis=1).sum() - 1
             worst = (loads.max(axis=1) / loads.mean(axis=1)).max() - 1
             largest = max(sum(len(hand) for hand in hands) for hands in steps)
             table.add_row(str(per_rank), name, f"{100 * total:.2f}", f"{100 * worst:.0f}", str(largest))
-    Console(width=110).print(table)
+    return table
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--ranks", type=int, default=32)
+    parser.add_argument("--calibrate", type=int, default=0, metavar="STRUCTURES")
+    options = parser.parse_args()
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as cache:
+        data = Dataset([open_store(options.data, GraphSettings(6.0, 3.0, None, tuple(range(1, 95))), Path(cache))])
+        real = CostModel()(data)
+        drawn = np.random.default_rng(0).choice(len(real), EPOCH)
+        spread = f"{len(real)} structures, cost varies by {real.std() / real.mean():.2f} of its mean, as modelled"
+        console.print(balance_table(spread, real[drawn], real[drawn], options.ranks))
+        if options.calibrate:
+            fitted, found = calibrate(data, options.calibrate)
+            console.print(found, soft_wrap=True)
+            title = "the same batches, in measured cost"
+            console.print(balance_table(title, real[drawn], fitted(data)[drawn], options.ranks))
 
 
 if __name__ == "__main__":

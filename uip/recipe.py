@@ -78,8 +78,8 @@ class DataConfig:
     """Ranks for which batches are composed so that each can get a like share; set it to the largest number you will
     use. The batches follow from this number, not from the ranks that are there."""
     max_cost: float = 0.0
-    """Atoms + undirected edges + angles that a rank computes at a time; a larger share is cut up and its gradients
-    accumulated. 0: no limit."""
+    """What a rank computes at a time, in the units of `uip.data.sampler` (CHGNet: 4 an atom, 1.1 a directed edge, 1 an
+    angle); a larger share is cut up and its gradients accumulated: less memory, hardly more time. 0: no limit."""
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -126,6 +126,9 @@ class RunConfig:
     """A loss larger than its recent average by this factor stops the run; 0: never."""
     tf32: bool = False
     """Let GPUs multiply float32 matrices with 10-bit mantissas: faster, and good enough for training in most cases."""
+    recompute: bool = False
+    """Compute intermediates of layers again instead of keeping them for derivatives: two fifths of the memory, half as
+    long again (CHGNet). First try a small `data.max_cost`."""
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

@@ -83,8 +83,15 @@ def starting_model(recipe: Recipe) -> Potential:
     )
     if choice.kind and choice.kind not in MODELS:
         raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
-    if choice.start:
-        return _fine_tuned(choice, card)
+    model = _fine_tuned(choice, card) if choice.start else _new(choice, card)
+    if recipe.run.recompute:
+        if model.recompute is None:
+            raise ValueError(f"'run.recompute' is not offered by {model.name}; leave it out and lower 'data.max_cost'")
+        model.recompute = True
+    return model
+
+
+def _new(choice: ModelConfig, card: Card) -> Potential:
     architecture, settings = MODELS[choice.kind or "chgnet"]
     model = architecture(from_dict(settings, choice.architecture, "model.architecture"))
     model.card = card

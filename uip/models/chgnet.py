@@ -28,6 +28,7 @@ from uip.models.direct import DirectGradient
 from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
+from uip.nn.recompute import recomputed
 from uip.parallel import BONDS, ghost_gather, reverse_edges
 
 
@@ -132,6 +133,12 @@ class AngleUpdate(nn.Module):
         return t + angle_message(self.message, e, t, v, bond_centre, angle_index)
 
 
+def in_place(module: nn.Module, *arguments: Tensor) -> Tensor:
+    """Call a module: the other way is `recomputed`."""
+    result: Tensor = module(*arguments)
+    return result
+
+
 class CHGNet(Potential):
     """Energies and magnetic moments of atoms; see the module's text."""
 
@@ -139,6 +146,7 @@ class CHGNet(Potential):
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
     program_outputs = ("node_energy", "edge_grad", "magmoms")
+    recompute = False
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
@@ -213,21 +221,22 @@ class CHGNet(Potential):
         t = self.angle_embedding(self.angle_basis(cosine))
         magmoms = v.new_zeros(v.shape[0])
         last = self.config.num_layers - 1
+        run = recomputed if self.recompute else in_place
         for layer in range(self.config.num_layers):
             update = cast(AtomUpdate, self.atom_updates[layer])
             edge = update.edge_part(radial, self.edge_embedding.weight)
             if layer > 0:
                 rows = ghost_gather(v, atomic_numbers)
-                e = self.bond_updates[layer - 1](e, t, v, bond_weight, bond_centre, angle_index, reverse_bond)
+                e = run(self.bond_updates[layer - 1], e, t, v, bond_weight, bond_centre, angle_index, reverse_bond)
                 edge = edge.index_add(0, bond_index, update.message.project(e - start, 1))
                 if self.config.output_bias:
                     shift = update.message.project(self._bond_bias(layer), 1)
                     edge = edge + _in_graphs_with_angles(edge, graph_index, edge_index, bond_index, angle_index) * shift
             if 0 < layer < last:
-                t = self.angle_updates[layer - 1](e, t, v, bond_centre, angle_index)
+                t = run(self.angle_updates[layer - 1], e, t, v, bond_centre, angle_index)
             if layer == last:
                 magmoms = self.magmom(v).squeeze(1).abs()
-            v = update(v, rows, edge, weight, edge_index)
+            v = run(update, v, rows, edge, weight, edge_index)
         node_energy = self.readout(self.readout_norm(v)).squeeze(1)
         node_energy = node_energy + self.reference_energy.index_select(0, species)
         if self.direct is None:

@@ -40,6 +40,8 @@ class Potential(nn.Module):
     """By element, eV."""
     soft: SoftNearest | None = None
     """What makes an edge a bond; None: `bond_cutoff` does."""
+    recompute: bool | None = None
+    """Keep only what enters each layer, and compute the rest again in backward passes; None: not offered."""
 
     @property
     @abstractmethod
