@@ -212,11 +212,8 @@ def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, di
 def _write_compiled(
     program: GraphModule, sample: Sequence[Tensor], file: Path, inputs: Sequence[str], *, native: bool
 ) -> None:
-    letters = {letter for field in FIELDS.values() for letter in field.shape if letter.isalpha()}
-    dims = {letter: torch.export.Dim(letter) for letter in letters}
-    shapes = [
-        {axis: dims[letter] for axis, letter in enumerate(FIELDS[name].shape) if letter.isalpha()} for name in inputs
-    ]
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = [{axis: dynamic for axis, size in enumerate(FIELDS[name].shape) if size.isalpha()} for name in inputs]
     options = DYNAMIC | ({} if native or platform.machine() != "x86_64" else PORTABLE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts

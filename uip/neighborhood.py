@@ -26,9 +26,9 @@ def rows_of(centre: Integers, num_atoms: int) -> tuple[Integers, Integers]:
 
 
 def padded_rows(centre: Integers, items: Integers, num_atoms: int) -> Integers:
-    """`items`, sorted by centre, as one row an atom, padded with -1: (N, most items of an atom)."""
+    """`items`, sorted by centre, as one row an atom, padded with -1: (N, most items of an atom, at least 1)."""
     counts, place = rows_of(centre, num_atoms)
-    rows = np.full((num_atoms, int(counts.max(initial=0))), -1, dtype=np.int64)
+    rows = np.full((num_atoms, int(counts.max(initial=1))), -1, dtype=np.int64)  # never without a column
     rows[centre, place] = items
     return rows
 
@@ -51,7 +51,7 @@ def is_bond(centre: Integers, reverse: Integers, distances: Floats, nearest: Int
 def _ranks(centre: Integers, distances: Floats, nearest: Integers, soft: SoftNearest) -> torch.Tensor:
     """Soft rank of each edge in its centre's row, (E,); infinite for edges that are not among the nearest."""
     ranks = torch.full((centre.size,), torch.inf, dtype=torch.float64)
-    if nearest.size == 0:
+    if distances.size == 0:
         return ranks
     length = torch.from_numpy(distances)
     rows = length[torch.from_numpy(nearest).clamp(min=0)]

@@ -50,7 +50,7 @@ class Field:
 
 INPUTS = (
     Field("atomic_numbers", ("R",), "int64", "", "1 = H; ghosts after owned atoms"),
-    Field("positions", ("R", "3"), "real", "A", "never wrapped by us"),
+    Field("positions", ("N", "3"), "real", "A", "never wrapped by us"),
     Field("cell", ("B", "3", "3"), "real", "A", "rows a, b, c; zero rows where there is none"),
     Field("pbc", ("B", "3"), "bool", "", "periodic along a, b, c"),
     Field("graph_index", ("N",), "int64", "", "the graph an owned atom belongs to", "B"),

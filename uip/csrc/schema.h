@@ -8,7 +8,7 @@ constexpr int version = 1;
 // Inputs
 // [R] int64: 1 = H; ghosts after owned atoms
 constexpr const char *atomic_numbers = "atomic_numbers";
-// [R 3] real, A: never wrapped by us
+// [N 3] real, A: never wrapped by us
 constexpr const char *positions = "positions";
 // [B 3 3] real, A: rows a, b, c; zero rows where there is none
 constexpr const char *cell = "cell";

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
-from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
+from uip.nn.rows import RowAttention, Rows, make_rows
+from uip.nn.spherical import degree_norms, spherical_harmonics
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
 from uip.parallel import BONDS, attend, reverse_edges
@@ -94,67 +95,6 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of tokens as a padded table, and what attention within them needs."""
-
-    tokens: Tensor
-    """(N K+1,) token in each slot; the first of a row is the atom's own; an empty slot repeats it."""
-    slots: Tensor
-    """(T,) slot of each token."""
-    bias: Tensor
-    """(N, 1, 1, K+1) ln w; very negative for empty slots."""
-    legendre: list[Tensor] | None
-    """By degree, (N, 1, K+1, K+1): P_l of the angle between two bonds; 0 where a token has no direction and l > 0."""
-
-    @property
-    def num_atoms(self) -> int:
-        return self.bias.shape[0]
-
-
-class RowAttention(nn.Module):
-    """Tokens of a row attend to each other: (T, H) to what is added to them, (T, H)."""
-
-    def __init__(self, config: AllScAIPConfig) -> None:
-        super().__init__()
-        self.channels, self.heads, self.degrees = config.channels, config.num_heads, config.angular_channels
-        self.norm = nn.RMSNorm(config.channels)
-        self.qkv = nn.Linear(config.channels, 3 * config.channels)
-        self.output = nn.Linear(config.channels, config.channels)
-        self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
-
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        q, k, v = self._table(self.qkv(self.norm(x)), rows).unbind(0)
-        context = attend_rows(q, k, v, rows, self.degrees).flatten(0, 1)
-        return self.scale * self.output(context.index_select(0, rows.slots))
-
-    def of_atoms(self, x: Tensor, rows: Rows) -> Tensor:
-        """Only what is added to the atoms' own tokens, (N, H)."""
-        normed = self.norm(x)
-        weight, bias = self.qkv.weight.split([self.channels, 2 * self.channels]), self.qkv.bias
-        q = F.linear(normed[: rows.num_atoms], weight[0], bias[: self.channels])
-        k, v = self._table(F.linear(normed, weight[1], bias[self.channels :]), rows).unbind(0)
-        context = attend_rows(q.view(rows.num_atoms, self.heads, 1, -1), k, v, rows, self.degrees)
-        return self.scale * self.output(context.squeeze(1))
-
-    def _table(self, x: Tensor, rows: Rows) -> Tensor:
-        """(T, n H) to (n, N, h, K+1, d)."""
-        table = x.index_select(0, rows.tokens).view(rows.num_atoms, -1, x.shape[1] // self.channels, self.channels)
-        return table.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def attend_rows(q: Tensor, k: Tensor, v: Tensor, rows: Rows, degrees: tuple[int, ...]) -> Tensor:
-    """(N, Q, H) of the first Q queries (N, h, Q, d) and all keys and values (N, h, K+1, d) of each row."""
-    q = q / math.sqrt(q.shape[3])
-    if rows.legendre is None:
-        logits = q @ k.mT
-    else:
-        parts = zip(rows.legendre, q.split(degrees, dim=3), k.split(degrees, dim=3), strict=True)
-        logits = torch.stack([p[:, :, : q.shape[2]] * (a @ b.mT) for p, a, b in parts]).sum(0)
-    weights = torch.softmax(logits + rows.bias, dim=3)
-    return (weights @ v).transpose(1, 2).flatten(2)
-
-
-@dataclass(frozen=True)
 class Place:
     """Where atoms are, for attention over all of them; fields as in `uip.schema` and `uip.ops.attention.Radial`."""
 
@@ -212,8 +152,8 @@ class Block(nn.Module):
 
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
-        self.source = RowAttention(config)
-        self.destination = RowAttention(config)
+        row = (config.channels, config.num_heads, config.angular_channels, 1.0 / config.num_layers)
+        self.source, self.destination = RowAttention(*row), RowAttention(*row)
         self.bond_ffn = FeedForward(config)
         self.node = NodeAttention(config) if config.node_attention else None
         self.node_ffn = FeedForward(config)
@@ -255,7 +195,8 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         channels = config.channels
         self.smooth, self.cutoff, self.num_radial = config.smooth, config.cutoff, config.num_radial
-        scale = [math.sqrt(2 * l + 1) for l in range(HARMONICS_DEGREE + 1) for _ in range(2 * l + 1)]
+        sizes = [2 * degree + 1 for degree in range(HARMONICS_DEGREE + 1)]
+        scale = [math.sqrt(size) for size in sizes for _ in range(size)]
         self.register_buffer("degree_scale", torch.tensor(scale, dtype=torch.float64), persistent=False)
         self.element = nn.Embedding(config.num_elements + 1, channels)
         self.order = nn.Linear(ORDER_DEGREE + 1, channels)
@@ -381,7 +322,8 @@ class AllScAIP(Potential):
         """Tensors as in `uip.schema`; `strain` as in `uip.ops.attention.Radial`."""
         species = atomic_numbers[: graph_index.shape[0]]
         bonds = self._bonds(edge_index, edge_vec, bond_index, reverse_bond, nearest_edges)
-        rows = self._rows(bonds, bond_slots)
+        num_degrees = len(self.config.angular_channels) if self.config.angular else 0
+        rows = make_rows(bonds.log_weight, bonds.direction, bond_slots, num_degrees)
         place = Place(graph_index, positions, strain, cell, pbc)
         x = self.embedding(species, graph_index, charge, spin, bonds)
         *blocks, last = (cast(Block, block) for block in self.blocks)
@@ -411,32 +353,6 @@ class AllScAIP(Potential):
             harmonics=spherical_harmonics(direction, ORDER_DEGREE),
             log_weight=log_envelope(envelope_coordinate(rank, reverse_rank, distance, self.soft)),
         )
-
-    def _rows(self, bonds: Bonds, bond_slots: Tensor) -> Rows:
-        num_atoms, width = bond_slots.shape
-        atoms = torch.arange(num_atoms, device=bond_slots.device).unsqueeze(1)
-        empty = bond_slots < 0
-        tokens = torch.cat([atoms, torch.where(empty, atoms, num_atoms + bond_slots)], dim=1)
-        slots = torch.arange(num_atoms * (width + 1), device=bond_slots.device).view(num_atoms, width + 1)
-        bias = F.pad(bonds.log_weight, (num_atoms, 0)).index_select(0, tokens.flatten()).view(tokens.shape)
-        bias = bias.masked_fill(F.pad(empty, (1, 0)), -1e9)
-        num_bonds = bonds.centre.shape[0]
-        place = torch.where(empty, num_bonds, bond_slots).flatten()
-        of_bonds = slots.new_zeros(num_bonds + 1).scatter(0, place, slots[:, 1:].flatten())[:num_bonds]
-        return Rows(
-            tokens=tokens.flatten(),
-            slots=torch.cat([slots[:, 0], of_bonds]),
-            bias=bias[:, None, None, :],
-            legendre=self._legendre(bonds, tokens, num_atoms) if self.config.angular else None,
-        )
-
-    def _legendre(self, bonds: Bonds, tokens: Tensor, num_atoms: int) -> list[Tensor]:
-        directions = F.pad(bonds.direction, (0, 0, num_atoms, 0))[tokens]
-        cosine = (directions @ directions.mT).unsqueeze(1)
-        has_direction = (tokens >= num_atoms).to(cosine.dtype)
-        both = (has_direction.unsqueeze(2) * has_direction.unsqueeze(1)).unsqueeze(1)
-        p = legendre(cosine, len(self.config.angular_channels) - 1)
-        return [p[0], *(part * both for part in p[1:])]
 
 
 class Readout(nn.Module):
