@@ -72,7 +72,8 @@ class Calculator(ASECalculator):
             "free_energy": energy,
             "energies": prediction["node_energy"],
             "forces": prediction["forces"],
-            "magmoms": prediction["magmoms"],
         }
+        if "magmoms" in prediction:
+            self.results["magmoms"] = prediction["magmoms"]
         if np.isfinite(prediction["stress"]).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"])

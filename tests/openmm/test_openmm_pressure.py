@@ -10,6 +10,7 @@ import openmm
 import pytest
 import systems
 from ase.build import bulk
+from export_files import exported
 from openmm import app, unit
 from openmm_systems import Case, case_of, context_of, empty_system, numbers_of, published_file, small, system_of
 
@@ -36,6 +37,16 @@ def test_static_part_is_the_calculators_stress() -> None:
     case.atoms.calc = Calculator(published_file())
     wanted = -case.atoms.get_stress(voigt=False) * BAR_PER_EV_A3
     assert pressure_tensor(context) == pytest.approx(wanted, rel=1e-6, abs=1e-3)
+
+
+def test_pressure_of_a_model_that_feels_positions() -> None:
+    """All-to-all attention with its radial bias is part of the pressure: OpenMM's finite difference says so."""
+    case = case_of(bulk("Al", "fcc", a=4.1).repeat((2, 1, 1)))
+    case = Case(case.topology, case.positions + 0.01 * np.arange(6).reshape(2, 3) * unit.nanometer, case.atoms)
+    # OpenMM's kinetic energy at rest is that of half a step
+    context = context_of(system_of(case, exported("allscaip-radial", ".pt")), case.positions, step=1e-6)
+    wanted = finite_difference(context, 1e-5)
+    assert np.trace(pressure_tensor(context)) / 3 == pytest.approx(wanted, rel=1e-7)
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])

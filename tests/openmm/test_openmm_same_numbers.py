@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import openmm
 import pytest
 import systems
 from ase import Atoms
+from ase.build import molecule
 from export_files import exported
 from openmm import unit
 from openmm_systems import (
@@ -17,6 +19,7 @@ from openmm_systems import (
     bounds,
     case_of,
     context_of,
+    empty_system,
     numbers_of,
     published_file,
     small,
@@ -24,10 +27,19 @@ from openmm_systems import (
 )
 
 from uip import Calculator
-from uip.openmm import create_force, find_forces, magmoms, node_energies
+from uip.openmm import create_force, create_python_force, find_forces, magmoms, node_energies
 from uip.units import EV_TO_KJ_PER_MOL
 
 NAMES = ("si_rattled", "nio", "tiny_cell", "skewed_cell", "water", "far_pair")
+
+
+ALLSCAIP = {
+    "allscaip-plain": ("tiny_cell", 0, 1),
+    "allscaip-angular": ("ethanol", 1, 2),
+    "allscaip-radial": ("skewed_cell", 0, 3),
+    "allscaip-full": ("ethanol", -1, 2),
+}
+"""Model, structure, charge, spin."""
 
 
 def ase_numbers(atoms: Atoms, model: Path, dtype: str = "float64") -> tuple[float, np.ndarray]:
@@ -42,6 +54,44 @@ def test_published_model(name: str, platform: str) -> None:
     case = case_of(systems.ALL[name]())
     context = context_of(system_of(case, published_file()), case.positions, platform)
     assert_same(numbers_of(context), ase_numbers(case.atoms, published_file()), bounds(platform, "float64"))
+
+
+@pytest.mark.parametrize("implementation", [create_force, create_python_force])
+@pytest.mark.parametrize("name", ALLSCAIP)
+def test_soft_neighbours_charge_and_positions(name: str, implementation: Callable[..., openmm.Force]) -> None:
+    """AllScAIP: it is not invariant under rotations, so ASE and OpenMM hold the structure alike."""
+    structure, charge, spin = ALLSCAIP[name]
+    case = case_of(ethanol() if structure == "ethanol" else light(systems.ALL[structure]()))
+    model = exported(name, ".pt")
+    system = empty_system(case)
+    settings = {"periodic": case.periodic, "charge": charge, "spin": spin}
+    system.addForce(implementation(model, case.atoms.numbers, **settings))
+    case.atoms.info.update(charge=charge, spin=spin)
+    wanted = ase_numbers(case.atoms, model)
+    assert np.abs(wanted[1]).max() > 0.1
+    assert_same(numbers_of(context_of(system, case.positions)), wanted)
+    other = {**case.atoms.info, "spin": spin + 1}
+    assert abs(ase_numbers(Atoms(case.atoms, info=other), model)[0] - wanted[0]) > 1e-3
+
+
+def ethanol() -> Atoms:
+    return molecule("CH3CH2OH")
+
+
+def light(atoms: Atoms) -> Atoms:
+    """The same with elements that the small models know."""
+    atoms.numbers = np.where(atoms.numbers > 20, 13, atoms.numbers)
+    return atoms
+
+
+def test_virial_of_a_model_that_feels_positions() -> None:
+    case = case_of(light(systems.skewed_cell()))
+    model = exported("allscaip-radial", ".pt")
+    (view,) = find_forces(context_of(system_of(case, model), case.positions))
+    case.atoms.calc = Calculator(model)
+    stress = case.atoms.get_stress(voigt=False)
+    assert np.abs(stress).max() > 1e-3
+    assert -view.virial / case.atoms.get_volume() == pytest.approx(stress, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
