@@ -10,8 +10,11 @@ import numpy as np
 import openmm
 import pytest
 import systems
+from export_files import exported
 from openmm import app, unit
 from openmm_systems import PLATFORMS, assert_same, bounds, case_of, context_of, numbers_of, small, system_of
+
+from uip import Calculator
 
 openmmml = pytest.importorskip("openmmml", reason="the package openmmml is not installed")
 
@@ -46,6 +49,21 @@ def test_create_system(name: str, implementation: str, platform: str) -> None:
     assert isinstance(system.getForce(0), openmm.PythonForce) == (implementation == "python")
     wanted = numbers_of(context_of(system_of(case, small()), case.positions, platform))
     assert_same(numbers_of(context_of(system, case.positions, platform)), wanted, bounds(platform, "float64"))
+
+
+@pytest.mark.parametrize("implementation", ["native", "python"])
+def test_create_system_of_an_ion(implementation: str) -> None:
+    """Total charge and multiplicity reach a model that reads them, in open space and in a box."""
+    ml = openmmml.MLPotential("uip", modelPath=str(exported("allscaip-plain", ".pt")))
+    for name in ("water", "tiny_cell"):
+        case = case_of(systems.ALL[name]())
+        settings = {"charge": -1, "multiplicity": 2, "implementation": implementation}
+        energy, forces = numbers_of(context_of(ml.createSystem(case.topology, **settings), case.positions))
+        case.atoms.info.update(charge=-1, spin=2)
+        case.atoms.calc = Calculator(exported("allscaip-plain", ".pt"))
+        assert_same((energy, forces), (case.atoms.get_potential_energy(), case.atoms.get_forces()))
+        neutral = ml.createSystem(case.topology, implementation=implementation)
+        assert abs(numbers_of(context_of(neutral, case.positions))[0] - energy) > 1e-3
 
 
 def ethane_in_a_box() -> tuple[app.Topology, np.ndarray, openmm.System]:

@@ -98,7 +98,8 @@ class UipPotentialImpl(MLPotentialImpl):
         return create_python_force(self.model, atomic_numbers, **settings)
 
     def getMLLongRange(self) -> bool:  # noqa: N802
-        """False: all models end at a cutoff, so periodic electrostatics stay with the classical force field."""
+        """False: models end at a cutoff or look at nearest images alone, so periodic electrostatics stay with the
+        classical force field."""
         return False
 
 
