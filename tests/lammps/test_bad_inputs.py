@@ -144,6 +144,15 @@ def test_a_pair_in_one_list_only(tmp_path: Path) -> None:
         assert re.search(r"but atoms [12] and [12] are [34]\S* A apart and one of them has not", text)
 
 
+def test_a_bad_distance_on_one_rank_while_ranks_of_neighbours_travel(tmp_path: Path) -> None:
+    """Before ends of an edge tell each other their ranks, all processes agree that they can."""
+    atoms = Atoms("OH2OH", [[3, 3, 3], [3, 3, 4], [3, 4, 3], [30, 30, 30], [30, 30, 30.05]], cell=[40.0, 40.0, 40.0])
+    write_data(atoms, tmp_path / "data.atoms", ["H", "O"])
+    deck = GOOD.replace("58.69", "1.008").replace("Ni", "H").replace("units metal", "units metal\nprocessors 2 2 1")
+    text = message_of(tmp_path, deck + "run 0\n", exported("allscaip-plain", ".pt"), num_ranks=4)
+    assert "of 4 at step 0: atoms must be at least 0.1 A apart, but atoms 4 and 5 are 0.05 A apart" in text
+
+
 def test_a_truncated_file(folder: Path) -> None:
     broken = folder / "broken.pt"
     broken.write_bytes(exported("random", ".pt").read_bytes()[:-5000])
