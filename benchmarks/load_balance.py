@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         data = Dataset([open_store(options.data, GraphSettings(6.0, 3.0, None, tuple(range(1, 95))), Path(cache))])
         real = CostModel()(data)
-        drawn = np.random.default_rng(0).choice(len(real), EPOCH)
+        drawn = np.random.default_rng(0).choice(len(real), max(EPOCH, 640 * options.ranks))
         spread = f"{len(real)} structures, cost varies by {real.std() / real.mean():.2f} of its mean, as modelled"
         console.print(balance_table(spread, real[drawn], real[drawn], options.ranks))
         if options.calibrate:
