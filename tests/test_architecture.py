@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("schema", "units", "config", "plugins"),
     ("graph", "ops"),
-    ("neighbors", "parallel"),
+    ("neighborhood", "parallel"),
+    ("neighbors",),
     ("data", "nn"),
     ("models",),
     ("loss", "optim", "checkpoint"),

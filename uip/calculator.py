@@ -75,5 +75,5 @@ class Calculator(ASECalculator):
         }
         if "magmoms" in prediction:
             self.results["magmoms"] = prediction["magmoms"]
-        if np.isfinite(prediction["stress"]).all():
+        if "stress" in prediction and np.isfinite(prediction["stress"]).all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"])

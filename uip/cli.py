@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Universal interatomic potentials: list, predict, evaluate, export.",
 )
+imports = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another code into one of uip.")
+app.add_typer(imports, name="import")
 # a file or a pipe has no width of its own: never cut a table there
 console = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
@@ -234,6 +236,31 @@ def _export_torchforce(model: Any, output: Path, structure: Path, dtype: str) ->
         raise ValueError(f"OpenMM is periodic along all directions or none, but {structure} has {atoms.pbc.tolist()}")
     export_torchforce(model, output, atoms.numbers, periodic=bool(atoms.pbc.all()), dtype=dtype)
     console.print(f"written: {output}, for {atoms.symbols}", markup=False, highlight=False, soft_wrap=True)
+
+
+@imports.command()
+def fairchem(
+    checkpoint: Annotated[Path, typer.Argument(help="An inference checkpoint of fairchem, with an AllScAIP.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model.ckpt")],
+    task: Annotated[str | None, typer.Option(help="The data set whose energies are wanted, e.g. omol.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+) -> None:
+    """Read AllScAIP weights of fairchem-core 2.24, which need not be installed; no code in the file is run."""
+    with user_errors():
+        from uip.checkpoint import save_checkpoint
+        from uip.models.fairchem import fairchem_checkpoint
+
+        _check_output(output, (".ckpt",), force=force)
+        model = fairchem_checkpoint(checkpoint, task=task)
+        save_checkpoint(model, output)
+        kind = "forces are derivatives of the energy" if model.conservative else "forces are predicted, stress is not"
+        for line in (
+            f"{model.card.name}: AllScAIP, {sum(p.numel() for p in model.parameters()):,} weights, {kind}",
+            f"  theory     {model.card.theory}",
+            f"  licence    {model.card.licence}",
+            f"written: {output}",
+        ):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("openmm-plugin")

@@ -164,7 +164,8 @@ def split(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
 def set_references(recipe: Recipe, model: Potential, training: Dataset) -> None:
     """Fit or take the energies of elements, see `DataConfig.reference`."""
     # elements 1, 2, ...; some architectures keep a row for element 0 before them
-    reference = model.reference_energy[-len(model.elements) :]
+    num_elements = model.config.num_elements
+    reference = model.reference_energy[-num_elements:]
     for symbol, value in recipe.data.reference_energies.items():
         if atomic_numbers.get(symbol) not in model.elements:
             known = [name for name, z in atomic_numbers.items() if z in model.elements]
@@ -175,14 +176,14 @@ def set_references(recipe: Recipe, model: Potential, training: Dataset) -> None:
     energy = energies(training)
     if recipe.model.start:
         energy = energy - np.array(_predicted(model, training))
-    change = fit_reference(compositions(training, len(model.elements)), energy)
+    change = fit_reference(compositions(training, num_elements), energy)
     reference += torch.from_numpy(change).to(reference.dtype)
 
 
 def _predicted(model: Potential, data: Dataset) -> list[float]:
     costs, energy = cost_model(model.name)(data), []
     for part in portions(np.arange(len(data)), costs, VALIDATION_COST):
-        graph = data.batch(part).graph.to(dtype=model.reference_energy.dtype)
+        graph = data.batch(part).graph.to(dtype=model.dtype)
         energy += read_out(model, graph, forces=False).energy.tolist()
     return energy
 

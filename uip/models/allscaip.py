@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
-from uip.nn.rows import RowAttention, Rows, make_rows
+from uip.nn.rows import RowAttention, Table, make_table
 from uip.nn.spherical import degree_norms, spherical_harmonics
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
@@ -37,6 +37,7 @@ HARMONICS_DEGREE = 5
 ORDER_DEGREE = 9
 """Of the bond-orientational order of an atom's neighbours."""
 MAX_CHARGE, MAX_SPIN = 100, 100
+KEPT_BYTES = 6e9
 INPUTS = (
     *("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond"),
     *("nearest_edges", "bond_slots", "charge", "spin"),
@@ -48,7 +49,9 @@ class AllScAIPConfig:
     """Architecture of an AllScAIP; the defaults are size "md" as published (`SIZES` has the others)."""
 
     num_elements: int = 109
-    """Elements 1 (H) .. num_elements are known."""
+    """Elements 1 (H) .. num_elements have weights."""
+    elements: tuple[int, ...] = ()
+    """Those that are known, by number: what the weights were trained for. None: all."""
     channels: int = 640
     num_layers: int = 10
     num_heads: int = 10
@@ -77,6 +80,8 @@ class AllScAIPConfig:
             raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
         if self.channels % self.num_heads:
             raise ValueError(f"`channels` must be a multiple of `num_heads`, got {self.channels} and {self.num_heads}")
+        if any(not 1 <= number <= self.num_elements for number in self.elements):
+            raise ValueError(f"`elements` must lie within 1 .. num_elements = {self.num_elements}, got {self.elements}")
         if self.angular and sum(self.angular_channels) != self.channels // self.num_heads:
             raise ValueError(
                 f"`angular_channels` must add up to channels / num_heads = {self.channels // self.num_heads}, "
@@ -158,26 +163,26 @@ class Block(nn.Module):
         self.node = NodeAttention(config) if config.node_attention else None
         self.node_ffn = FeedForward(config)
 
-    def forward(self, x: Tensor, rows: Rows, reverse_bond: Tensor, place: Place) -> Tensor:
+    def forward(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
         """Tokens (T, H) to tokens (T, H)."""
-        num_atoms = rows.num_atoms
-        x = x + self.source(x, rows)
-        x = reversed_tokens(x, num_atoms, reverse_bond)
-        x = x + self.destination(x, rows)
-        x = reversed_tokens(x, num_atoms, reverse_bond)
-        v, t = x.split([num_atoms, x.shape[0] - num_atoms])
-        return torch.cat([self._atoms(v, place), t + self.bond_ffn(t)])
+        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x)
+        x = reversed_tokens(x, table.num_atoms, reverse_bond)
+        x = table.map_rows(lambda x, rows: x + self.destination(x, rows), x)
+        x = reversed_tokens(x, table.num_atoms, reverse_bond)
+        v, t = x.split([table.num_atoms, x.shape[0] - table.num_atoms])
+        return torch.cat([self._atoms(v, table, place), table.map_bonds(lambda t: t + self.bond_ffn(t), t)])
 
-    def of_atoms(self, x: Tensor, rows: Rows, reverse_bond: Tensor, place: Place) -> Tensor:
+    def of_atoms(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
         """Tokens (T, H) to the atoms' own tokens (N, H): all that is read of the last block."""
-        x = x + self.source(x, rows)
-        x = reversed_tokens(x, rows.num_atoms, reverse_bond)
-        return self._atoms(x[: rows.num_atoms] + self.destination.of_atoms(x, rows), place)
+        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x)
+        x = reversed_tokens(x, table.num_atoms, reverse_bond)
+        v = table.map_rows(lambda x, rows: x[: rows.num_atoms] + self.destination.of_atoms(x, rows), x)
+        return self._atoms(v, table, place)
 
-    def _atoms(self, v: Tensor, place: Place) -> Tensor:
+    def _atoms(self, v: Tensor, table: Table, place: Place) -> Tensor:
         if self.node is not None:
             v = v + self.node(v, place)
-        return v + self.node_ffn(v)
+        return table.once(lambda v: v + self.node_ffn(v), v)
 
 
 def reversed_tokens(x: Tensor, num_atoms: int, reverse_bond: Tensor) -> Tensor:
@@ -208,7 +213,9 @@ class TokenEmbedding(nn.Module):
         self.bond = nn.Linear(config.num_radial + (HARMONICS_DEGREE + 1) ** 2, channels)
         self.token = nn.Linear(2 * channels, channels)
 
-    def forward(self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds) -> Tensor:
+    def forward(
+        self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds, table: Table
+    ) -> Tensor:
         """(T, H): atoms' own tokens, then bonds'."""
         state = torch.cat([self.charge(charge + MAX_CHARGE), self.spin(spin)], dim=1)
         state = F.gelu(self.charge_spin(state)).index_select(0, graph_index)
@@ -216,20 +223,27 @@ class TokenEmbedding(nn.Module):
         atom = F.gelu(self.atom(self.norm(torch.cat([self.element(species), order], dim=1)))) + state
         of_atom, of_bond = self.token.weight.chunk(2, dim=1)
         of_atom = F.linear(atom, of_atom, self.token.bias)
-        of_bond = F.linear(F.gelu(self._bond(bonds)), of_bond)
-        own = of_atom + of_bond[:1]
-        return F.gelu(torch.cat([own, of_atom.index_select(0, bonds.centre) + of_bond[1:]]))
+        own = F.linear(F.gelu(self._bond(*self._self_bond(bonds))), of_bond)
+        others = table.map_bonds(
+            lambda a, d, y: F.gelu(a + F.linear(F.gelu(self._bond(d, y)), of_bond)),
+            of_atom.index_select(0, bonds.centre),
+            bonds.distance,
+            bonds.harmonics[:, : self.degree_scale.shape[0]],
+        )
+        return torch.cat([F.gelu(of_atom + own), others])
 
-    def _bond(self, bonds: Bonds) -> Tensor:
-        """(1 + S, H): of an atom with itself, then of bonds."""
-        distance = torch.cat([torch.zeros_like(bonds.distance[:1].sum(0, keepdim=True)), bonds.distance])
+    def _self_bond(self, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        """Distance and harmonics of an atom with itself."""
+        harmonics = bonds.harmonics.new_zeros(1, self.degree_scale.shape[0])
+        return bonds.distance.new_zeros(1), harmonics.index_fill(1, harmonics.new_zeros(1, dtype=torch.int64), 1.0)
+
+    def _bond(self, distance: Tensor, harmonics: Tensor) -> Tensor:
+        """(S, H) of distances (S,) A and harmonics (S, 36)."""
         centres = torch.linspace(0.0, self.cutoff, self.num_radial, dtype=distance.dtype, device=distance.device)
         width = 2.0 * self.cutoff / (self.num_radial - 1)
         gaussians = torch.exp(-0.5 * ((distance.unsqueeze(1) - centres) / width).square())
-        number = (HARMONICS_DEGREE + 1) ** 2
-        harmonics = bonds.harmonics[:, :number] * self.degree_scale.to(distance.dtype)
-        own = F.pad(torch.ones_like(distance[:1]).unsqueeze(1), (0, harmonics.shape[1] - 1))
-        return self.bond(torch.cat([gaussians, torch.cat([own, harmonics])], dim=1))
+        scaled = harmonics * self.degree_scale.to(distance.dtype)
+        return cast(Tensor, self.bond(torch.cat([gaussians, scaled], dim=1)))
 
     def _order(self, bonds: Bonds, num_atoms: int) -> Tensor:
         """(N, 10): length of the mean harmonics of each degree, over the bonds of an atom and the atom itself."""
@@ -260,6 +274,9 @@ class AllScAIP(Potential):
     """Energies of atoms; see the module's text."""
 
     name = "allscaip"
+    recompute: bool | None = None
+    """Whether layers compute again, for the gradient, what they would have to keep: a third more time for a quarter of
+    the memory. None: when they would keep more than `KEPT_BYTES`, in exported programs not."""
     soft: SoftNearest
     energy_scale: Tensor
 
@@ -282,6 +299,10 @@ class AllScAIP(Potential):
         super()._apply(fn, recurse)
         self.reference_energy = exact.to(self.reference_energy.device)
         return self
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return tuple(self.config.elements) or super().elements
 
     @property
     def cutoff(self) -> float:
@@ -323,16 +344,27 @@ class AllScAIP(Potential):
         species = atomic_numbers[: graph_index.shape[0]]
         bonds = self._bonds(edge_index, edge_vec, bond_index, reverse_bond, nearest_edges)
         num_degrees = len(self.config.angular_channels) if self.config.angular else 0
-        rows = make_rows(bonds.log_weight, bonds.direction, bond_slots, num_degrees)
+        table = make_table(
+            bonds.log_weight, bonds.direction, bond_slots, num_degrees, recompute=self._recomputes(bond_slots)
+        )
         place = Place(graph_index, positions, strain, cell, pbc)
-        x = self.embedding(species, graph_index, charge, spin, bonds)
+        x = self.embedding(species, graph_index, charge, spin, bonds, table)
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
-            x = block(x, rows, reverse_bond, place)
-        v = last.of_atoms(x, rows, reverse_bond, place)
+            x = block(x, table, reverse_bond, place)
+        v = last.of_atoms(x, table, reverse_bond, place)
         node_energy = self.energy(v).squeeze(1) * self.energy_scale
         node_energy = node_energy.to(torch.float64) + self.reference_energy.index_select(0, species)
         return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
+
+    def _recomputes(self, bond_slots: Tensor) -> bool:
+        """Whether layers keep their inputs alone."""
+        num_atoms = bond_slots.shape[0]
+        if self.training or not isinstance(num_atoms, int):  # derivatives of second order; a program that is traced
+            return bool(self.recompute) and not self.training
+        tokens = num_atoms * min(self.config.k, bond_slots.shape[1] + 1)
+        kept = 11 * self.config.num_layers * tokens * self.config.channels * self.energy_scale.element_size()
+        return kept > KEPT_BYTES if self.recompute is None else self.recompute
 
     def _bonds(
         self, edge_index: Tensor, edge_vec: Tensor, bond_index: Tensor, reverse_bond: Tensor, nearest_edges: Tensor

@@ -7,10 +7,6 @@ it is refused, never run. The packages that ship the files are located, not impo
 from __future__ import annotations
 
 import importlib.util
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,8 @@ from torch import Tensor
 from uip.config import suggestion
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.fairchem import allscaip_from_fairchem as allscaip_from_fairchem
+from uip.models.foreign import load_weights, read_tensors, renamed
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,6 @@ GATED_NAMES = (
 )
 
 
-def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
-    for pattern, replacement in table:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
-    return None
-
-
 def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> CHGNet:
     """A CHGNet from the state dict and `model_args` of a chgnet 0.2 - 0.4 checkpoint, float32.
 
@@ -131,10 +121,10 @@ def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, 
             # theirs: Linear, SiLU, Linear, SiLU, ..., Dropout, Linear; ours has no dropout
             ours: str | None = f"readout.{2 * readout_layers.index(int(layer))}.{kind}"
         else:
-            ours = _renamed(name, CHGNET_NAMES)
+            ours = renamed(name, CHGNET_NAMES)
         if ours is None:
             raise ValueError(f"the checkpoint has weights '{name}' that no published CHGNet has")
-        tensors[_renamed(ours, GATED_NAMES) or ours] = value
+        tensors[renamed(ours, GATED_NAMES) or ours] = value
     tensors["reference_energy"] = tensors["reference_energy"].flatten()
     for name in [name for name in tensors if name.endswith(".core") and ".first." in name]:
         core, gate = tensors.pop(name), tensors.pop(name.removesuffix("core") + "gate")
@@ -142,7 +132,7 @@ def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, 
     # the last angle update of the published model has no reader
     dead = f"angle_updates.{config.num_layers - 2}."
     model = CHGNet(config)
-    _load(model, {name: value for name, value in tensors.items() if not name.startswith(dead)})
+    load_weights(model, {name: value for name, value in tensors.items() if not name.startswith(dead)})
     return model.eval()
 
 
@@ -176,39 +166,6 @@ def _chgnet_config(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> CHGN
         output_bias="atom_conv_layers.0.mlp_out.layers.1.bias" in state,
         published_rounding=True,
     )
-
-
-def _load(model: CHGNet, tensors: dict[str, Tensor]) -> None:
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit the architecture it names: {error}") from error
-
-
-def read_tensors(path: Path) -> Any:
-    """The content of a torch file that holds tensors and plain containers and nothing else.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: truncated, not a torch file, or a pickle that wants to run code.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
-            raise ValueError(
-                f"{path} holds Python objects besides tensors and was refused: loading it could run code. "
-                "Save the state dict alone, with torch.save(model.state_dict(), ...)"
-            ) from error
-        raise ValueError(f"{path} must be a torch checkpoint, but is another kind of file") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be a torch checkpoint, but is truncated or of another kind ({error}); fetch it again"
-        ) from error
 
 
 def load_published(name: str) -> CHGNet:

@@ -1,0 +1,73 @@
+"""Reading what others wrote: torch files without running their code, and their weights' names as ours."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Names = tuple[tuple[str, str], ...]
+"""Their names, as regular expressions, and ours."""
+
+
+def renamed(name: str, table: Names) -> str | None:
+    """Our name for theirs, None if the table has none."""
+    for pattern, replacement in table:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the model all its weights.
+
+    Raises:
+        ValueError: missing, unknown or misshapen weights.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit the architecture it names: {error}") from error
+
+
+def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
+    """The content of a torch file that holds tensors and plain containers and nothing else.
+
+    Args:
+        stand_ins: classes that receive the fields of objects of the named classes, none of whose code runs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, not a torch file, or a pickle that wants to run code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
+            warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, str(error))) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a torch checkpoint, but is truncated or of another kind ({error}); fetch it again"
+        ) from error
+
+
+def _refusal(path: Path, reason: str) -> str:
+    if "MLIPInferenceCheckpoint" in reason:
+        return f"{path} is a checkpoint of fairchem; run 'uip import fairchem {path} -o NAME.ckpt' and take that file"
+    if "unsupported global" in reason.lower():
+        return (
+            f"{path} holds Python objects besides tensors and was refused: loading it could run code. "
+            "Save the state dict alone, with torch.save(model.state_dict(), ...)"
+        )
+    return f"{path} must be a torch checkpoint, but is another kind of file"
