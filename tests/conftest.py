@@ -30,11 +30,11 @@ def random_chgnet(config: CHGNetConfig = SMALL, seed: int = 0) -> CHGNet:
     return model.requires_grad_(False).eval()
 
 
-def random_allscaip(*, angular: bool = False, radial: bool = False, seed: int = 0) -> AllScAIP:
+def random_allscaip(*, seed: int = 0, **switches: bool) -> AllScAIP:
     """An AllScAIP with random weights large enough for every path to matter, float64."""
     torch.manual_seed(seed)
     size = {"num_elements": 20, "channels": 16, "num_layers": 2, "num_heads": 2, "num_radial": 16}
-    model = AllScAIP(AllScAIPConfig(**size, angular_channels=(2, 2, 1, 1, 2), angular=angular, radial=radial)).double()
+    model = AllScAIP(AllScAIPConfig(**size, angular_channels=(2, 2, 1, 1, 2), **switches)).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "scale" in name:

@@ -13,10 +13,11 @@ Exact, to the last digit of the same operations; about a third more time for sev
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 Function = Callable[..., Tensor]
@@ -80,3 +81,30 @@ class _Gradient(torch.autograd.Function):
 
 def _leaves(tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return [tensor.detach().requires_grad_() for tensor in tensors]
+
+
+def recomputed_once(function: Function, *tensors: Tensor) -> Tensor:
+    """`function(*tensors)`, one tensor, of which nothing but `tensors` is kept; with first derivatives only.
+
+    Unlike `recomputed` it differentiates with respect to the tensors that ask for it, not to weights: for inference.
+    """
+    return cast(Tensor, _Once.apply(function, *tensors))
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Function, *tensors: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*tensors)
+        return function(*tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        wanted = ctx.needs_input_grad[1:]
+        leaves = [x.detach().requires_grad_(want) for x, want in zip(ctx.saved_tensors, wanted, strict=True)]
+        with torch.enable_grad():
+            result = ctx.function(*leaves)
+        sources = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(result, sources, grad, materialize_grads=True))
+        return (None, *(next(found) if want else None for want in wanted))

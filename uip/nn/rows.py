@@ -13,13 +13,15 @@ the work (addition theorem).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uip.nn.recompute import recomputed_once
 from uip.nn.spherical import legendre
 
 NEVER = -1e9
@@ -73,6 +75,73 @@ def make_rows(log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_deg
         bias=bias.masked_fill(empty, NEVER),
         legendre=_legendre(direction, tokens, num_degrees) if num_degrees else None,
     )
+
+
+PART = 128
+"""Atoms whose rows are worked on at a time where layers are recomputed: the rest of memory is then what layers keep."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of some atoms; their tokens are those atoms' own and those bonds'."""
+
+    rows: Rows
+    atoms: slice
+    bonds: slice
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows, and how layers go through them: at once, or part by part, each part recomputed for its gradient."""
+
+    parts: list[Part]
+    num_atoms: int
+    recompute: bool
+
+    def map_rows(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor) -> Tensor:
+        """`layer` (tokens, rows) to tokens, or to atoms' own tokens alone; `x` (T, H)."""
+        if not self.recompute:
+            return layer(x, self.parts[0].rows)
+        own, others = [], []
+        for part in self.parts:
+            rows, tokens = part.rows, torch.cat([x[part.atoms], x[self.num_atoms :][part.bonds]])
+            y = recomputed_once(
+                lambda tokens, bias, *p, rows=rows: layer(tokens, replace(rows, bias=bias, legendre=list(p) or None)),
+                tokens,
+                rows.bias,
+                *(rows.legendre or ()),
+            )
+            own.append(y[: rows.num_atoms])
+            others.append(y[rows.num_atoms :])
+        return torch.cat([*own, *others])
+
+    def map_bonds(self, layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`layer` of tensors with S rows to S rows."""
+        if not self.recompute:
+            return layer(*tensors)
+        return torch.cat([recomputed_once(layer, *(x[part.bonds] for x in tensors)) for part in self.parts])
+
+    def once(self, layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`layer` of tensors as a whole."""
+        return recomputed_once(layer, *tensors) if self.recompute else layer(*tensors)
+
+
+def make_table(
+    log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_degrees: int, *, recompute: bool
+) -> Table:
+    """Arguments as of `make_rows`; bonds are sorted by their centres, so that rows of neighbouring atoms are too."""
+    num_atoms = bond_slots.shape[0]
+    if not recompute or not isinstance(num_atoms, int) or num_atoms == 0:  # a traced program has no numbers yet
+        whole = Part(make_rows(log_weight, direction, bond_slots, num_degrees), slice(None), slice(None))
+        return Table([whole], num_atoms, recompute)
+    ends = (bond_slots >= 0).sum(1).cumsum(0).tolist()
+    parts = []
+    for start in range(0, num_atoms, PART):
+        atoms = slice(start, min(start + PART, num_atoms))
+        bonds = slice(ends[start - 1] if start else 0, ends[atoms.stop - 1])
+        slots = torch.where(bond_slots[atoms] < 0, -1, bond_slots[atoms] - bonds.start)
+        parts.append(Part(make_rows(log_weight[bonds], direction[bonds], slots, num_degrees), atoms, bonds))
+    return Table(parts, num_atoms, recompute)
 
 
 def _legendre(direction: Tensor, tokens: Tensor, num_degrees: int) -> list[Tensor]:
