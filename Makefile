@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format bench bench-env bench-lammps bench-openmm test-torchforce clean
+.PHONY: env demo test slow check format bench bench-env bench-lammps bench-openmm bench-allscaip test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
@@ -10,6 +10,7 @@ help:
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
 	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
+	@echo "make bench-allscaip REQUIREMENTS=file   AllScAIP against fairchem-core, in an environment of its own"
 	@echo "make check   style, types, import direction, generated files"
 	@echo "make bench   CHGNet against the published code   make bench-lammps   glue, ranks, bytes; prints ratios"
 
@@ -62,6 +63,21 @@ bench-lammps: bench-env
 bench-openmm: bench-env
 	$(PY) benchmarks/openmm_native.py
 
+# fairchem-core needs other versions than uip: an environment of its own. REQUIREMENTS is a complete list of pinned
+# packages, `pip freeze` of an environment with fairchem-core==2.24.0 and torch==2.13.0.
+FAIRCHEM := .venv-fairchem/bin/python
+.venv-fairchem/ready:
+	test -f "$(REQUIREMENTS)" || { echo "make bench-allscaip needs REQUIREMENTS=file, see README.md"; exit 1; }
+	test -x $(FAIRCHEM) || $(PYTHON) -m venv .venv-fairchem
+	$(FAIRCHEM) -m pip install --quiet torch==2.13.0
+	$(FAIRCHEM) -m pip install --quiet --no-deps -r "$(REQUIREMENTS)"
+	touch $@
+
+bench-allscaip: export OMP_WAIT_POLICY = passive
+
+bench-allscaip: env .venv-fairchem/ready
+	$(PY) benchmarks/allscaip_vs_fairchem.py --peer $(FAIRCHEM)
+
 # Stock openmm-torch needs another torch and OpenMM, and brings 2.8 GB: an environment of its own.
 # Stock openmm-torch lives with an older torch: an environment of its own, 2.8 GB.
 TORCHFORCE := .venv-torchforce/bin/python
@@ -75,4 +91,4 @@ test-torchforce: env .venv-torchforce/ready
 	$(TORCHFORCE) tests/openmm/stock_torchforce.py check build/torchforce
 
 clean:
-	rm -rf .venv .venv-torchforce build uip/lib .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-torchforce .venv-fairchem build uip/lib .pytest_cache .mypy_cache .ruff_cache
