@@ -19,6 +19,7 @@ from uip.cli import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
 from uip.data.doubts import UNITS, bulk_modulus, doubts, doubts_against, summarise
+from uip.predict import load_evaluator, predict
 from uip.ranks import Ranks
 from uip.setting import open_data, starting_model
 from uip.train import train
@@ -113,8 +114,31 @@ def test_labels_against_a_model() -> None:
     assert found.endswith("they look given in kBar and inverted")
     (found,) = doubts_against(*pairs({"forces": [1.0] * 7 + [1 / 51.4221] * 3, "stress": fine}))
     assert found == "forces of structures 7, 8, 9 look given in hartree/bohr, unlike the rest"
+    soft = pairs({"forces": [0.6] * 7 + [1.0] * 3, "stress": fine})  # a model that is off by half, not labels
+    assert doubts_against(*soft) == []
     unrelated = pairs({"forces": fine, "stress": fine})[1]
     assert doubts_against([{"forces": np.roll(one["forces"], 5)} for one in unrelated], unrelated) == []
+
+
+def test_shear_stresses_in_another_order() -> None:
+    rng = np.random.default_rng(0)
+    symmetric = [value + value.T for value in rng.normal(size=(6, 3, 3))]
+    predictions = [{"stress": value} for value in symmetric]
+    assert doubts_against([{"stress": 1.2 * value} for value in symmetric], predictions) == []
+    turned = [{"stress": value[[1, 0, 2]][:, [1, 0, 2]]} for value in symmetric]
+    for k, value in enumerate(symmetric):
+        turned[k]["stress"][[0, 1], [0, 1]] = value[[0, 1], [0, 1]]  # yz and xz alone are exchanged
+    (found,) = [text for text in doubts_against(turned, predictions) if "shear" in text]
+    assert "yz is what labels call xz, xz is what labels call yz; look at how the file was written" in found
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
+def test_real_shear_labels_in_another_order() -> None:
+    """The silicon set as it stands in mlearn's file, against published CHGNet: yz and xz are exchanged."""
+    frames = [(structure, labels) for _, structure, labels in labelled_structures(SHARED / "mlearn_Si_train.xyz")][195:213:3]
+    predictions = list(predict(load_evaluator("chgnet-0.3.0"), (structure for structure, _ in frames)))
+    found = doubts_against([labels for _, labels in frames], predictions)
+    assert any("yz is what labels call xz, xz is what labels call yz" in text for text in found)
 
 
 def test_the_command_compares_with_a_model(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,10 +182,30 @@ def doubts_against(labels: Sequence[Labels], predictions: Sequence[Labels]) -> l
         others = [k for k, kind in kinds.items() if kind != usual and kind != "unclear"]
         if usual not in ("as they should be", "unclear"):
             result.append(f"{name} are {np.median(factors[known]):.3g} times what the model says: they look {usual}")
-        if others:
+        if others and usual != "unclear":
             kind = Counter(kinds[k] for k in others).most_common(1)[0][0]
             result.append(f"{name} of {_listed([k for k in others if kinds[k] == kind])} look {kind}, unlike the rest")
-    return result
+    return result + _shear_doubts(labels, predictions)
+
+
+def _shear_doubts(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
+    """Whether off-diagonal stresses would fit a model far better in another order: programs list them differently."""
+    rows, columns = [1, 0, 0], [2, 2, 1]  # yz, xz, xy
+    both = [k for k, one in enumerate(labels) if "stress" in one and "stress" in predictions[k]]
+    if len(both) < 3:
+        return []
+    given, said = (
+        np.array([np.reshape(values[k]["stress"], (3, 3))[rows, columns] for k in both])
+        for values in (labels, predictions)
+    )
+    known = np.isfinite(said).all(axis=1)
+    errors = {order: float(np.square(given[known][:, order] - said[known]).sum()) for order in permutations(range(3))}
+    best = min(errors, key=lambda order: errors[order])
+    if errors[best] > 0.5 * errors[0, 1, 2]:
+        return []
+    names = ("yz", "xz", "xy")
+    found = ", ".join(f"{names[k]} is what labels call {names[place]}" for k, place in enumerate(best) if k != place)
+    return [f"shear stresses fit the model far better in another order: {found}; look at how the file was written"]
 
 
 def _factor(name: str, labels: Labels, prediction: Labels) -> float:
