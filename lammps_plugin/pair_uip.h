@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY]
+// pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY] [attention auto|gather|ring]
 // pair_coeff * * FILE ELEMENT-OR-NULL...        one word per LAMMPS type
 //
 // Runs a file written by `uip export` in LAMMPS. This class holds LAMMPS' verbs; atoms become tensors in
@@ -50,6 +50,7 @@ class PairUIP final : public Pair {
 
   void set(const std::vector<std::string> &words);
   std::string words() const;
+  void check_settings() const;
   int whole_number(const std::string &word, const std::string &value) const;
   void allocate();
   void load(const std::string &path, const std::vector<std::string> &elements);
@@ -86,7 +87,7 @@ class PairUIP final : public Pair {
   MpiComm ranks_;
   std::unique_ptr<uip::Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
-  std::string device_ = "auto";
+  std::string device_ = "auto", attention_ = "auto";
   ChargeAndSpin charge_and_spin_;
   std::string path_, restart_problem_;
   std::vector<std::string> elements_;    // words of pair_coeff

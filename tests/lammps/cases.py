@@ -83,9 +83,9 @@ class Case:
     """An element that the model is not told of (NULL)."""
     model: tuple[str, str] = PUBLISHED
     """Name and suffix of an exported file."""
-    charge: int | None = None
-    spin: int | None = None
-    """Said to the pair style; None: nothing."""
+    charge: int = 0
+    spin: int = 1
+    attention: str = "auto"
     symbols: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Case:
 
     def pair_commands(self, model: str) -> str:
         words = " ".join("NULL" if symbol == self.unseen else symbol for symbol in self.symbols)
-        style = "uip" + (f" charge {self.charge}" if self.charge else "") + (f" spin {self.spin}" if self.spin else "")
+        style = f"uip charge {self.charge} spin {self.spin} attention {self.attention}"
         if self.lj is None:
             return f"pair_style {style}\npair_coeff * * {model} {words}"
         lines = [f"pair_style hybrid/overlay {style} lj/cut {self.lj.cutoff}", f"pair_coeff * * uip {model} {words}"]
@@ -167,11 +167,11 @@ CASES = (
         after=WARM + "\nfix even all balance 10 1.0 rcb",
         steps=20,
     ),
-    Case("plain_water", water(2, 12), model=("allscaip-plain", ".pt")),
+    Case("plain_water", water(2, 12), model=("allscaip-plain", ".pt"), attention="ring"),
     Case("angular_crystal", triclinic(), model=("allscaip-angular", ".pt")),
     Case("radial_crystal", triclinic(), model=("allscaip-radial", ".pt")),
     Case("full_slab", slab(), boundary="p p f", model=FULL, charge=1),
-    Case("full_droplet", droplet(), boundary="f f f", model=FULL, charge=-1, spin=2),
+    Case("full_droplet", droplet(), boundary="f f f", model=FULL, charge=-1, spin=2, attention="ring"),
     Case(
         "full_unseen",
         water(2, 14) + Atoms("He", [[3.1, 3.1, 3.1]]),
@@ -187,5 +187,6 @@ CASES = (
         after=WARM + "\nfix even all balance 5 1.0 rcb",
         steps=10,
         model=FULL,
+        attention="gather",
     ),
 )

@@ -52,11 +52,15 @@ def message_of(
 COMMANDS = {
     "unknown word": (
         START + "pair_style uip model.pt2\n",
-        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY]', "
-        "the model file belongs into",
+        "unknown word 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY] "
+        "[attention auto|gather|ring]', the model file belongs into",
     ),
     "charge that is no number": (START + "pair_style uip charge\n", "'charge' must be a whole number, got ''"),
     "charge that is not whole": (START + "pair_style uip charge 0.5\n", "'charge' must be a whole number, got '0.5'"),
+    "unknown attention": (
+        START + "pair_style uip attention tree\n",
+        "'attention' must be auto, gather or ring, got 'tree'",
+    ),
     "spin that is no multiplicity": (
         START + "pair_style uip spin 0\n",
         "'spin' must be a multiplicity 2S + 1 of at least 1, got 0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def expected(case: Case, result: Result) -> tuple[float, NDArray, NDArray, NDArr
         result.positions[seen],
         result.cell,
         [letter == "p" for letter in case.boundary.split()],
-        charge=case.charge or 0,
-        spin=case.spin or 1,
+        charge=case.charge,
+        spin=case.spin,
     )
     program = load_program(exported(*case.model))
     graph = build_graph(structure, program.cutoff, program.bond_cutoff, program.soft)
@@ -97,7 +98,21 @@ NINE = (*VOIGT, (1, 0), (2, 0), (2, 1))
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lammps_gives_the_numbers_of_python(case: Case, num_ranks: int, solve: Solve) -> None:
-    result = read_result(solve(num_ranks), case.name)
+    assert_same(case, read_result(solve(num_ranks), case.name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("name", ["full_slab", "full_droplet"])
+def test_compiled_programs_too(name: str, num_ranks: int, tmp_path: Path) -> None:
+    """The cases of scripts with every switch, compiled; some ranks own nothing. Compiling takes minutes."""
+    case = replace(next(case for case in CASES if case.name == name), model=("allscaip-full", ".pt2"))
+    run = run_lammps(tmp_path, case.deck(tmp_path), num_ranks)
+    assert run.code == 0, run.text[-3000:]
+    assert_same(case, read_result(tmp_path, case.name))
+
+
+def assert_same(case: Case, result: Result) -> None:
     energy, forces, virial, magmoms = expected(case, result)
     num_atoms = len(result.forces)
     assert abs(result.thermo["pe"] - energy) < 1e-9 * num_atoms
