@@ -135,7 +135,9 @@ def test_shear_stresses_in_another_order() -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
 def test_real_shear_labels_in_another_order() -> None:
     """The silicon set as it stands in mlearn's file, against published CHGNet: yz and xz are exchanged."""
-    frames = [(structure, labels) for _, structure, labels in labelled_structures(SHARED / "mlearn_Si_train.xyz")][195:213:3]
+    frames = [(structure, labels) for _, structure, labels in labelled_structures(SHARED / "mlearn_Si_train.xyz")][
+        195:213:3
+    ]
     predictions = list(predict(load_evaluator("chgnet-0.3.0"), (structure for structure, _ in frames)))
     found = doubts_against([labels for _, labels in frames], predictions)
     assert any("yz is what labels call xz, xz is what labels call yz" in text for text in found)
