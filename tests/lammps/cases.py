@@ -43,6 +43,13 @@ def water(side: int, seed: int) -> Atoms:
     return rattled(atoms, seed, 0.03)
 
 
+def far_atom() -> Atoms:
+    """Water, and an atom without neighbours in another corner: ranks with edges, with an atom alone, with nothing."""
+    atoms = rattled(molecule("H2O"), 5, 0.03)
+    atoms.positions += [8.0, 8.0, 8.0]
+    return Atoms(atoms + Atoms("O", [[30.0, 30.0, 30.0]]), cell=[40.0, 40.0, 40.0])
+
+
 def slab() -> Atoms:
     atoms = bulk("Al", "fcc", a=4.05, cubic=True).repeat((2, 2, 2))
     atoms.center(vacuum=8.0, axis=2)
@@ -172,6 +179,7 @@ CASES = (
     Case("radial_crystal", triclinic(), model=("allscaip-radial", ".pt")),
     Case("full_slab", slab(), boundary="p p f", model=FULL, charge=1),
     Case("full_droplet", droplet(), boundary="f f f", model=FULL, charge=-1, spin=2, attention="ring"),
+    Case("full_far_atom", far_atom(), boundary="f f f", model=FULL, attention="ring"),
     Case(
         "full_unseen",
         water(2, 14) + Atoms("He", [[3.1, 3.1, 3.1]]),

@@ -103,7 +103,7 @@ def test_lammps_gives_the_numbers_of_python(case: Case, num_ranks: int, solve: S
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 3])
-@pytest.mark.parametrize("name", ["full_slab", "full_droplet"])
+@pytest.mark.parametrize("name", ["full_slab", "full_droplet", "full_far_atom"])
 def test_compiled_programs_too(name: str, num_ranks: int, tmp_path: Path) -> None:
     """The cases of scripts with every switch, compiled; some ranks own nothing. Compiling takes minutes."""
     case = replace(next(case for case in CASES if case.name == name), model=("allscaip-full", ".pt2"))

@@ -25,10 +25,12 @@ std::vector<int64_t> row_starts(std::span<const int64_t> centre, int64_t num_ato
   return starts;
 }
 
-/// Rows without items, as wide as the longest of those that begin at `starts`, but not wider than `widest`.
+/// Rows without items, as wide as the longest of those that begin at `starts`, but not wider than `widest`; never
+/// without a column, which compiled programs could not stand.
 PaddedRows empty_rows(const std::vector<int64_t> &starts, int64_t widest) {
   PaddedRows rows;
   rows.num_rows = static_cast<int64_t>(starts.size()) - 1;
+  rows.width = 1;
   for (int64_t atom = 0; atom < rows.num_rows; ++atom) {
     rows.width = std::max(rows.width, std::min(widest, starts[atom + 1] - starts[atom]));
   }

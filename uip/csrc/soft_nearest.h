@@ -17,7 +17,7 @@ struct SoftNearest {
   double tau = 0.0;
 };
 
-/// Numbers of edges or bonds, one row an atom, filled up with -1.
+/// Numbers of edges or bonds, one row an atom, filled up with -1; at least one column wide.
 struct PaddedRows {
   int64_t num_rows = 0, width = 0;
   std::vector<int64_t> items;  // num_rows * width, row by row
