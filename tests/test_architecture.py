@@ -22,9 +22,9 @@ LAYERS = (
     ("models",),
     ("loss", "optim", "checkpoint"),
     ("program", "export", "predict", "log", "ranks", "recipe"),
-    ("setting", "state", "calculator", "evaluation", "torchforce", "openmm"),
+    ("setting", "state", "calculator", "divided", "evaluation", "torchforce", "openmm"),
     ("train",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

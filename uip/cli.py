@@ -41,6 +41,21 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+@contextmanager
+def all_ranks() -> Iterator[Any]:
+    """The communicator under mpiexec, else None. What fails on one rank ends them all."""
+    from uip.divided import world
+
+    ranks = world()
+    try:
+        yield ranks
+    except Exception as error:
+        if ranks is None:
+            raise
+        errors.print(f"uip, rank {ranks.rank}: {error}", style="bold red", markup=False, highlight=False)
+        ranks.Abort(1)
+
+
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the published potentials: what they are, and whether this machine has them."""
@@ -77,16 +92,27 @@ def predict(
     dtype: Dtype = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
-    """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file."""
-    with user_errors():
+    """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file.
+
+    Under mpiexec the ranks share each structure.
+    """
+    with user_errors(), all_ranks() as ranks:
         from uip.data.read import read_atoms, structure_from_atoms
+        from uip.divided import predict_divided
         from uip.predict import load_evaluator, predict
 
         _check_output(output, (".xyz", ".extxyz"), force=force)
         evaluator = load_evaluator(model, device=device, dtype=dtype)
         frames = [(file, atoms) for file in files for atoms in read_atoms(file)]
-        predictions = predict(evaluator, (structure_from_atoms(atoms) for _, atoms in frames))
+        structures = (structure_from_atoms(atoms) for _, atoms in frames)
+        predictions = (
+            predict(evaluator, structures)
+            if ranks is None
+            else (predict_divided(evaluator, structure, ranks) for structure in structures)
+        )
         results = list(track(predictions, "evaluating", len(frames), console=errors, transient=True))
+        if ranks is not None and ranks.rank > 0:
+            return
         if output is not None:
             _write_predictions(output, [atoms for _, atoms in frames], results)
         _print_predictions(frames, results, evaluator.title)
@@ -107,14 +133,16 @@ def _check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) 
 
 
 def _write_predictions(path: Path, frames: list[Any], results: list[Any]) -> None:
+    import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
     from ase.stress import full_3x3_to_voigt_6_stress
 
     written = []
     for atoms, result in zip(frames, results, strict=True):
-        values = {"energy": float(result["energy"]), "forces": result["forces"], "magmoms": result["magmoms"]}
-        if result["stress"].max() == result["stress"].max():
+        values = {name: result[name] for name in ("forces", "magmoms") if name in result}
+        values["energy"] = float(result["energy"])
+        if "stress" in result and np.isfinite(result["stress"]).all():
             values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
         copy = atoms.copy()
         copy.calc = SinglePointCalculator(copy, **values)
@@ -130,7 +158,7 @@ def _print_predictions(frames: list[Any], results: list[Any], title: str) -> Non
     table = Table("file", "formula", "atoms", "E / eV", "E / eV/atom", "max F / eV/A", "P / GPa", "sum magmoms / mu_B")
     table.title = title
     for (file, atoms), result in zip(frames, results, strict=True):
-        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA
+        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
         table.add_row(
             file.name,
             str(atoms.symbols),
@@ -139,7 +167,7 @@ def _print_predictions(frames: list[Any], results: list[Any], title: str) -> Non
             f"{result['energy'] / len(atoms):.5f}",
             f"{np.linalg.norm(result['forces'], axis=1).max():.4f}",
             "" if np.isnan(pressure) else f"{pressure:.3f}",
-            f"{result['magmoms'].sum():.3f}",
+            f"{result['magmoms'].sum():.3f}" if "magmoms" in result else "",
         )
     console.print(table)
 

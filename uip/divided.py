@@ -1,62 +1,163 @@
-"""A graph divided among ranks, for programs run under mpiexec: `python -m ...` scripts of this folder import it."""
+"""One structure over several ranks, from Python: `mpiexec -n 4 uip predict big.xyz`.
+
+Every rank reads the structure and builds its graph; the model, which is nearly all of the work and of the memory, sees
+only the atoms that the rank owns. Communication: `uip.parallel.MPICommunicator`.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.graph import Graph
-from uip.parallel import BONDS, EDGES, MPICommunicator
+from uip.graph import Graph, Outputs
+from uip.models.heads import with_forces
+from uip.neighbors import Structure
+from uip.parallel import BONDS, EDGES, MPICommunicator, use_communicator
+from uip.predict import Evaluator, Prediction, check_finite, split
+
+Integers = NDArray[np.int64]
+RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+"""What mpiexec tells its processes."""
+
+
+def world() -> Any:
+    """The communicator of all ranks; None in a process that no mpiexec started, or that is alone.
+
+    Raises:
+        RuntimeError: started on several ranks without mpi4py.
+    """
+    if all(os.environ.get(name, "1") == "1" for name in RANK_COUNTS):
+        return None
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise RuntimeError(
+            "running on several ranks needs mpi4py; run 'pip install mpi4py', or use one rank"
+        ) from error
+    return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
+
+
+def divide(graph: Graph, num_ranks: int) -> Integers:
+    """The rank that owns each atom, (N,): slices of equally many atoms across the longest direction."""
+    positions = graph.positions.double().numpy()
+    axis = int(np.argmax(np.ptp(positions, axis=0)))
+    owner = np.empty(len(positions), dtype=np.int64)
+    for rank, atoms in enumerate(np.array_split(np.argsort(positions[:, axis], kind="stable"), num_ranks)):
+        owner[atoms] = rank
+    return owner
 
 
 class Share:
-    """What one rank holds of a graph whose atoms belong to `owner` (N,).
+    """What one rank holds of a graph of one structure whose atoms belong to `owner` (N,).
 
     Attributes:
         atoms, edges: numbers in the whole graph of the rows of this rank.
-        inputs: tensors of a program, by name of `uip.schema`; ghosts are one row per neighbour of another rank.
+        inputs: tensors of a model or program, by name of `uip.schema`; a ghost is one row.
         communicator: carries rows between the ranks of `comm`.
     """
 
-    def __init__(self, comm: Any, graph: Graph, owner: np.ndarray) -> None:
+    def __init__(self, comm: Any, graph: Graph, owner: Integers, *, ring: bool = False) -> None:
+        self.graph, self.owner, self.rank = graph, owner, comm.rank
         centre, neighbor = graph.edge_index.numpy()
-        self.atoms = np.flatnonzero(owner == comm.rank)
-        self.edges = np.flatnonzero(owner[centre] == comm.rank)
-        bond_centre = centre[graph.bond_index.numpy()]
-        bonds = np.flatnonzero(owner[bond_centre] == comm.rank)
-        angles = np.flatnonzero(owner[bond_centre[graph.angle_index[0].numpy()]] == comm.rank)
-        ghosts = np.setdiff1d(neighbor[self.edges], self.atoms)
+        self.atoms, self.edges = self._mine(owner), self._mine(owner[centre])
+        self.ghosts = np.setdiff1d(neighbor[self.edges], self.atoms)
+        atom_place = _places(np.concatenate([self.atoms, self.ghosts]), owner.size)
+        self.inputs: dict[str, Tensor] = {
+            "atomic_numbers": graph.atomic_numbers[torch.from_numpy(np.concatenate([self.atoms, self.ghosts]))],
+            "graph_index": graph.graph_index[torch.from_numpy(self.atoms)],
+            "edge_index": torch.from_numpy(atom_place[graph.edge_index.numpy()[:, self.edges]]),
+            "edge_vec": graph.edge_vec[torch.from_numpy(self.edges)],
+            "positions": graph.positions[torch.from_numpy(self.atoms)],
+            "cell": graph.cell,
+            "pbc": graph.pbc,
+        }
+        if graph.charge is not None and graph.spin is not None:
+            self.inputs |= {"charge": graph.charge, "spin": graph.spin}
+        partners = {EDGES: self._owners(owner[centre], graph.reverse_edge.numpy())[self.edges]}
+        if graph.bond_index is not None:
+            partners[BONDS] = self._bonds(graph.bond_index.numpy(), owner[centre[graph.bond_index.numpy()]])
+        ghosts = self._owners(owner, np.arange(owner.size))[self.ghosts]
+        self.communicator = MPICommunicator(comm, ghosts, partners, ring=ring)
 
-        rows = np.concatenate([self.atoms, ghosts])
-        place = {name: np.full(size, -1) for name, size in (("atom", owner.size), ("edge", centre.size))}
-        place["bond"] = np.full(bond_centre.size, -1)
-        place["atom"][rows] = np.arange(rows.size)
-        place["edge"][self.edges] = np.arange(self.edges.size)
-        place["bond"][bonds] = np.arange(bonds.size)
-        arrays = {
-            "atomic_numbers": graph.atomic_numbers.numpy()[rows],
-            "graph_index": np.zeros(self.atoms.size, dtype=np.int64),
-            "edge_index": place["atom"][graph.edge_index.numpy()[:, self.edges]],
-            "edge_vec": graph.edge_vec.numpy()[self.edges],
-            "bond_index": place["edge"][graph.bond_index.numpy()[bonds]],
-            "reverse_bond": np.zeros(bonds.size, dtype=np.int64),  # the communicator knows the partners
-            "angle_index": place["bond"][graph.angle_index.numpy()[:, angles]],
-        }
-        self.inputs: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        partners = {
-            EDGES: self._owners(owner[centre], graph.reverse_edge.numpy())[self.edges],
-            BONDS: self._owners(owner[bond_centre], graph.reverse_bond.numpy())[bonds],
-        }
-        self.communicator = MPICommunicator(comm, self._owners(owner, np.arange(owner.size))[ghosts], partners)
+    def _bonds(self, bond_index: Integers, bond_owner: Integers) -> Integers:
+        """Adds what counts bonds to the inputs; returns rank and row of the opposite direction of each bond."""
+        graph = self.graph
+        assert graph.reverse_bond is not None
+        bonds = self._mine(bond_owner)
+        edge_place, bond_place = _places(self.edges, graph.num_edges), _places(bonds, bond_index.size)
+        self.inputs["bond_index"] = torch.from_numpy(edge_place[bond_index[bonds]])
+        self.inputs["reverse_bond"] = torch.zeros(bonds.size, dtype=torch.int64)  # the communicator knows the partners
+        if graph.angle_index is not None:
+            angles = self._mine(bond_owner[graph.angle_index[0].numpy()])
+            self.inputs["angle_index"] = torch.from_numpy(bond_place[graph.angle_index.numpy()[:, angles]])
+        if graph.nearest_edges is not None and graph.bond_slots is not None:
+            for name, table, place in (
+                ("nearest_edges", graph.nearest_edges, edge_place),
+                ("bond_slots", graph.bond_slots, bond_place),
+            ):
+                rows = table.numpy()[self.atoms]
+                self.inputs[name] = torch.from_numpy(np.where(rows < 0, -1, place[rows]))
+        return self._owners(bond_owner, graph.reverse_bond.numpy())[bonds]
+
+    def _mine(self, owner: Integers) -> Integers:
+        return np.flatnonzero(owner == self.rank)
 
     @staticmethod
-    def _owners(owner: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Rank that owns each of `rows`, and its place among the rows of that rank."""
+    def _owners(owner: Integers, rows: Integers) -> Integers:
+        """Rank that owns each of `rows`, and its place among the rows of that rank, (K, 2)."""
         place = np.empty_like(owner)
         for rank in np.unique(owner):
             mine = owner == rank
             place[mine] = np.arange(mine.sum())
         return np.stack([owner[rows], place[rows]], axis=1)
+
+
+def _places(rows: Integers, size: int) -> Integers:
+    """The place of each number in `rows`, (size,); -1 for others."""
+    place = np.full(size, -1, dtype=np.int64)
+    place[rows] = np.arange(rows.size)
+    return place
+
+
+def evaluate_divided(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: bool = False) -> Outputs:
+    """All outputs of a graph of one structure, float64 and the same on every rank. Collective.
+
+    Args:
+        ring: whether attention over all atoms hands keys around the ring instead of gathering them.
+
+    Raises:
+        ValueError: a potential that must see the whole structure at once.
+    """
+    if not evaluator.parallel:
+        raise ValueError(f"'{evaluator.card.name}' gives right numbers on one rank only; run it without mpiexec")
+    graph = graph.to(dtype=evaluator.dtype)
+    share = Share(comm, graph, divide(graph, comm.size), ring=ring)
+    with use_communicator(share.communicator):
+        said = evaluator.tensors(share.inputs)
+    whole = {
+        name: _joined(comm, value, rows, size)
+        for name, value in said.items()
+        if value is not None
+        for rows, size in [(share.edges, graph.num_edges) if name == "edge_grad" else (share.atoms, graph.num_atoms)]
+    }
+    return check_finite(with_forces(graph.to(dtype=torch.float64), whole), evaluator.card.name)
+
+
+def _joined(comm: Any, part: Tensor, rows: Integers, size: int) -> Tensor:
+    """Rows of all ranks at their places in the whole, float64."""
+    whole = np.zeros((size, *part.shape[1:]))
+    for places, values in comm.allgather((rows, part.detach().double().numpy())):
+        whole[places] = values
+    return torch.from_numpy(whole)
+
+
+def predict_divided(evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool = False) -> Prediction:
+    """The prediction of one structure, on every rank the same; see `evaluate_divided`."""
+    evaluator.check_elements(structure.atomic_numbers)
+    graph = evaluator.neighbor_list().build(structure)
+    return split(evaluate_divided(evaluator, graph, comm, ring=ring), [graph.num_atoms])[0]

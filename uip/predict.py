@@ -6,7 +6,7 @@ written by `uip export`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
+from torch import Tensor
 
 from uip.checkpoint import load_model, parse_device, parse_dtype
 from uip.graph import Graph, Outputs, batch
 from uip.models.card import Card
-from uip.models.heads import read_out
+from uip.models.heads import evaluated, with_forces
 from uip.models.potential import Potential
 from uip.neighbors import NeighborList, Structure
 from uip.ops.soft_rank import SoftNearest
@@ -42,7 +43,12 @@ class Evaluator:
     elements: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    run: Callable[[Graph], Outputs]
+    parallel: bool
+    """Whether several ranks can share a structure (`uip.divided`)."""
+    inputs: tuple[str, ...]
+    """What the potential reads, names of `uip.schema`."""
+    tensors: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor | None]]
+    """From these to what it says, by name: energies of atoms and gradients, or forces."""
 
     @property
     def title(self) -> str:
@@ -55,14 +61,11 @@ class Evaluator:
         Raises:
             FloatingPointError: an energy or force is not a finite number.
         """
-        outputs = self.run(graph.to(device=self.device, dtype=self.dtype))
-        assert outputs.forces is not None
-        if not bool(torch.isfinite(outputs.energy).all() and torch.isfinite(outputs.forces).all()):
-            raise FloatingPointError(
-                f"'{self.card.name}' gave an energy or force that is not a finite number; "
-                "the structure is far from anything the model knows, look for atoms that are too close"
-            )
-        return outputs
+        graph = graph.to(device=self.device, dtype=self.dtype)
+        present = graph.tensors()
+        return check_finite(
+            with_forces(graph, self.tensors({name: present[name] for name in self.inputs})), self.card.name
+        )
 
     def neighbor_list(self, *, skin: float = 0.0) -> NeighborList:
         """What builds the graphs that this potential reads; `skin` in A."""
@@ -77,6 +80,17 @@ class Evaluator:
             if len(self.elements) != self.elements[-1] - self.elements[0] + 1:
                 known = ", ".join(chemical_symbols[z] for z in self.elements)
             raise ValueError(f"the structure has {names}, but '{self.card.name}' knows {known}; use another model")
+
+
+def check_finite(outputs: Outputs, name: str) -> Outputs:
+    """Raises FloatingPointError if an energy or force is not a finite number."""
+    assert outputs.forces is not None
+    if not bool(torch.isfinite(outputs.energy).all() and torch.isfinite(outputs.forces).all()):
+        raise FloatingPointError(
+            f"'{name}' gave an energy or force that is not a finite number; "
+            "the structure is far from anything the model knows, look for atoms that are too close"
+        )
+    return outputs
 
 
 def load_evaluator(source: str | Path | Potential, *, device: str | None = None, dtype: str | None = None) -> Evaluator:
@@ -102,7 +116,9 @@ def load_evaluator(source: str | Path | Potential, *, device: str | None = None,
         elements=model.elements,
         dtype=model.dtype,
         device=model.device,
-        run=lambda graph: read_out(model, graph),
+        parallel=model.parallel,
+        inputs=model.inputs,
+        tensors=lambda inputs: evaluated(model, {name: inputs[name] for name in model.inputs}),
     )
 
 
@@ -129,7 +145,9 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
         elements=program.elements,
         dtype=program.dtype,
         device=program.device,
-        run=program,
+        parallel=program.metadata["parallel"],
+        inputs=program.inputs,
+        tensors=program.run,
     )
 
 

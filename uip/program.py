@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,14 @@ class Program:
     handle: Any
     """`torch.classes.uip.Model`."""
 
-    def run(self, graph: Graph) -> dict[str, Tensor]:
-        """What the program returns, by name."""
-        present = graph.tensors()
-        return self.handle.run({name: present[name] for name in self.inputs})
+    def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the program returns, by name; `tensors`: a superset of `inputs`."""
+        return self.handle.run({name: tensors[name] for name in self.inputs})
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch, in the program's dtype."""
         real = graph.to(device=self.device, dtype=self.dtype)
-        return with_forces(real, self.run(real))
+        return with_forces(real, self.run(real.tensors()))
 
 
 def load_program(path: Path | str, *, device_index: int = 0) -> Program:

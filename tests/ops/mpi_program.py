@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import systems
 import torch
 from mpi4py import MPI
-from ranks import Share
 
+from uip.divided import Share
 from uip.neighbors import build_graph, check_structure
 from uip.parallel import use_communicator
 from uip.program import load_program
@@ -33,8 +33,8 @@ def main() -> None:
     for name in ("si_rattled", "nio", "skewed_cell", "water"):
         atoms = systems.ALL[name]()
         structure = check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-        graph = build_graph(structure, program.cutoff, program.bond_cutoff)
-        whole = program.run(graph)
+        graph = build_graph(structure, program.cutoff, program.bond_cutoff, program.soft)
+        whole = program.run(graph.tensors())
         share = Share(comm, graph, divide(len(atoms), comm.size))
         with use_communicator(share.communicator):
             mine = program.handle.run(share.inputs)

@@ -132,7 +132,7 @@ Attended merge(const Attended &a, const Attended &b) {
   const auto lse = at::logaddexp(a.lse, b.lse);
   const auto weighted = [&](const Attended &part) {
     const auto weight = (part.lse - lse).exp_().unsqueeze(2);
-    return (part.out.view({part.out.size(0), lse.size(1), -1}) * weight).flatten(1);
+    return (part.out.view({part.out.size(0), lse.size(1), part.out.size(1) / lse.size(1)}) * weight).flatten(1);
   };
   return {weighted(a) + weighted(b), lse};
 }

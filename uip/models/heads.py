@@ -78,6 +78,17 @@ def energy_and_gradient(
     return {**output._asdict(), **dict(zip(variables, gradients, strict=True))}
 
 
+def evaluated(model: Potential, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """What an exported program of the model would say of its inputs, without history."""
+    if model.conservative:
+        with torch.enable_grad():
+            said = energy_and_gradient(model, inputs)
+    else:
+        with torch.no_grad():
+            said = model(**inputs)._asdict()
+    return {name: value if value is None else value.detach() for name, value in said.items()}
+
+
 def with_forces(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
     """All outputs of a batch from what a model or an exported program gives, by name."""
     node_energy = tensors["node_energy"]
