@@ -363,7 +363,7 @@ class AllScAIP(Potential):
         if self.training or not isinstance(num_atoms, int):  # derivatives of second order; a program that is traced
             return bool(self.recompute) and not self.training
         tokens = num_atoms * min(self.config.k, bond_slots.shape[1] + 1)
-        kept = 11 * self.config.num_layers * tokens * self.config.channels * self.energy_scale.element_size()
+        kept = 15 * self.config.num_layers * tokens * self.config.channels * self.energy_scale.element_size()
         return kept > KEPT_BYTES if self.recompute is None else self.recompute
 
     def _bonds(
