@@ -147,9 +147,13 @@ def work(code: str, size: str, weights: Path, limit: float) -> None:
         request = json.loads(line)
         atoms = water(request.get("waters", WARM_UP))
         atoms.info.update(charge=0, spin=1)
-        answer = {"time": timed, "memory": added_memory, "work": multiplications, "gemm": gemm_rate}[request["what"]](
-            evaluate, atoms, size
-        )
+        does = {"time": timed, "memory": added_memory, "work": multiplications, "gemm": gemm_rate}[request["what"]]
+        try:
+            answer = does(evaluate, atoms, size)
+        except (RuntimeError, MemoryError) as error:
+            if not limit or "memory" not in str(error).lower():
+                raise
+            answer = None
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -211,7 +215,7 @@ class Worker:
         self.process = subprocess.Popen([str(word) for word in command], stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, what: str, waters: int = WARM_UP) -> Any:
-        """What the worker answers, None if it died."""
+        """What the worker answers, None if its memory did not suffice."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
