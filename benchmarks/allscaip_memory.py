@@ -1,6 +1,6 @@
 """Peak memory and time of energy and forces against the number of atoms: AllScAIP "sm", periodic water, float32.
 
-    python benchmarks/allscaip_memory.py [--atoms 192 1029 2187 5184 10125] [--radial] [--program sm.pt2] [--figure x.png]
+    python benchmarks/allscaip_memory.py [--atoms 192 1029 10125] [--radial] [--program sm.pt2] [--figure x.png]
 
 Each size runs in a process of its own. `--program`: an exported file instead of the eager model; it is written first if
 it does not exist, with layers recomputed. Weights are random: neither memory nor time depends on them.

@@ -21,6 +21,9 @@ from uip.ops.soft_rank import SoftNearest
 MIN_DISTANCE = 0.1
 """A; closer atoms are a mistake in the input, no model knows what to say about them."""
 
+MAX_CHARGE, MAX_SPIN = 100, 100
+"""Of a structure; models that know charges know no others."""
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -71,6 +74,11 @@ def check_structure(
     if box.shape != (3, 3) or not np.isfinite(box).all():
         raise ValueError(f"`cell` must be a finite (3, 3) matrix with rows a, b, c in A, got {box.tolist()}")
     _check_cell(box, periodic)
+    if abs(charge) > MAX_CHARGE or not 0 <= spin <= MAX_SPIN:
+        raise ValueError(
+            f"the total charge must lie within +-{MAX_CHARGE} e and the multiplicity within 0 .. {MAX_SPIN}, "
+            f"got charge {charge} and spin {spin}; spin is 2 S + 1, and both belong to the whole structure"
+        )
     return Structure(numbers, points, box, periodic, int(charge), int(spin))
 
 

@@ -133,3 +133,9 @@ def test_overlapping_atoms() -> None:
 def test_wrong_shapes() -> None:
     with pytest.raises(ValueError, match=r"`positions` must have shape \(2, 3\)"):
         check_structure([1, 1], [[0, 0, 0]])
+
+
+@pytest.mark.parametrize(("charge", "spin"), [(101, 1), (-101, 1), (0, 101), (0, -1)])
+def test_charge_and_spin_have_limits(charge: int, spin: int) -> None:
+    with pytest.raises(ValueError, match=r"must lie within \+-100 e and the multiplicity within 0 .. 100"):
+        check_structure([8], [[0, 0, 0]], charge=charge, spin=spin)

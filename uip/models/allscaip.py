@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
+from uip.neighbors import MAX_CHARGE, MAX_SPIN
 from uip.nn.rows import RowAttention, Table, make_table
 from uip.nn.spherical import degree_norms, spherical_harmonics
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
@@ -36,7 +37,6 @@ HARMONICS_DEGREE = 5
 """Of the direction of a bond, in its token."""
 ORDER_DEGREE = 9
 """Of the bond-orientational order of an atom's neighbours."""
-MAX_CHARGE, MAX_SPIN = 100, 100
 KEPT_BYTES = 6e9
 INPUTS = (
     *("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond"),
