@@ -24,6 +24,7 @@ LAYERS = (
     ("program", "export", "predict", "log", "ranks", "recipe"),
     ("setting", "state", "calculator", "divided", "evaluation", "torchforce", "openmm"),
     ("train",),
+    ("tables",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+
+from uip.tables import console, print_description, print_errors, print_predictions, write_predictions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,8 +21,6 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another code into one of uip.")
 app.add_typer(imports, name="import")
-# a file or a pipe has no width of its own: never cut a table there
-console = Console(width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
@@ -114,8 +112,8 @@ def predict(
         if ranks is not None and ranks.rank > 0:
             return
         if output is not None:
-            _write_predictions(output, [atoms for _, atoms in frames], results)
-        _print_predictions(frames, results, evaluator.title)
+            write_predictions(output, [atoms for _, atoms in frames], results)
+        print_predictions(frames, results, evaluator.title)
         if output is not None:
             console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
@@ -130,46 +128,6 @@ def _check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) 
         raise ValueError(f"the folder of the output file must exist, got '{path.parent}'; make it first")
     if path.exists() and not force:
         raise ValueError(f"'{path}' exists; choose another name, or add --force to replace it")
-
-
-def _write_predictions(path: Path, frames: list[Any], results: list[Any]) -> None:
-    import numpy as np
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
-    from ase.stress import full_3x3_to_voigt_6_stress
-
-    written = []
-    for atoms, result in zip(frames, results, strict=True):
-        values = {name: result[name] for name in ("forces", "magmoms") if name in result}
-        values["energy"] = float(result["energy"])
-        if "stress" in result and np.isfinite(result["stress"]).all():
-            values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
-        copy = atoms.copy()
-        copy.calc = SinglePointCalculator(copy, **values)
-        written.append(copy)
-    write(path, written, format="extxyz")
-
-
-def _print_predictions(frames: list[Any], results: list[Any], title: str) -> None:
-    import numpy as np
-
-    from uip.units import EV_PER_A3_TO_GPA
-
-    table = Table("file", "formula", "atoms", "E / eV", "E / eV/atom", "max F / eV/A", "P / GPa", "sum magmoms / mu_B")
-    table.title = title
-    for (file, atoms), result in zip(frames, results, strict=True):
-        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
-        table.add_row(
-            file.name,
-            str(atoms.symbols),
-            str(len(atoms)),
-            f"{result['energy']:.4f}",
-            f"{result['energy'] / len(atoms):.5f}",
-            f"{np.linalg.norm(result['forces'], axis=1).max():.4f}",
-            "" if np.isnan(pressure) else f"{pressure:.3f}",
-            f"{result['magmoms'].sum():.3f}" if "magmoms" in result else "",
-        )
-    console.print(table)
 
 
 @app.command("eval")
@@ -205,7 +163,7 @@ def evaluate(
         ]
         table = error_table(zip(groups, pairs, strict=True))
         parity_plot(pairs, table, plot, f"{evaluator.card.name} on {data.name}")
-        _print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)
+        print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)
 
 
 @app.command()
@@ -325,7 +283,7 @@ def data(
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         found = describe(labelled_structures(file))
-        _print_description(found, file.name)
+        print_description(found, file.name)
         for doubt in doubts(found.summary) + (_doubts_against(file, against) if against else []):
             console.print(f"look again: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
@@ -342,61 +300,3 @@ def _doubts_against(file: Path, model: str) -> list[str]:
     predictions = predict(load_evaluator(model), (structure for structure, _ in frames))
     progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
     return doubts_against([labels for _, labels in frames], list(progress))
-
-
-def _print_description(found: Any, title: str) -> None:
-    from uip.data.describe import OUTLIER, SHOWN
-
-    table = Table("label", "structures", "min", "mean", "max", "unit", "outliers", title=title)
-    for name, unit in SHOWN.items():
-        values = found.flat(name)
-        numbers = (
-            [f"{number:.4g}" for number in (values.min(), values.mean(), values.max())] if values.size else [""] * 3
-        )
-        table.add_row(
-            name, f"{found.labelled[name]} of {found.structures}", *numbers, unit, str(len(found.outliers(name)))
-        )
-    console.print(table)
-    sizes = f"{min(found.atoms)} to {max(found.atoms)} atoms, {sum(found.atoms)} in all"
-    elements = ", ".join(f"{name} {count}" for name, count in found.elements.most_common())
-    lines = [f"{found.structures} structures ({found.periodic} periodic), {sizes}", f"structures with: {elements}"]
-    if found.duplicates:
-        late, first = found.duplicates[0]
-        lines.append(f"{len(found.duplicates)} duplicates, the first: structure {late} equals structure {first}")
-    for name in SHOWN:
-        far = found.outliers(name)
-        if far:
-            shown = ", ".join(map(str, far[:10]))
-            lines.append(f"{name} more than {OUTLIER:g} interquartile ranges away in structures {shown}")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
-    from uip.evaluation import ALL, as_json_rows
-
-    if as_json:
-        json.dump(as_json_rows(table), sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    shown = Table("group", "property", "n", "MAE", "RMSE", "offset", "max", "slope", "unit", title=title)
-    for row in table:
-        numbers = (row.mae, row.rmse, row.offset, row.max)
-        shown.add_row(
-            row.group,
-            row.property,
-            str(row.structures),
-            *(f"{number:.4g}" for number in numbers),
-            f"{row.slope:.3f}",
-            row.unit,
-        )
-    console.print(shown)
-    offset = next((row for row in table if row.group == ALL and row.property == "energy"), None)
-    if offset is not None and abs(offset.offset) > 0.5 * offset.mae:
-        console.print(
-            f"Predicted energies differ from the labels by {offset.offset:+.0f} meV/atom on average, and by "
-            f"{offset.mae_without_offset:.0f} meV/atom (MAE) after this offset is taken away: labels and model "
-            "probably have different energy references (corrections, functional, pseudopotentials).",
-            soft_wrap=True,
-        )
-    console.print(f"parity plot: {plot}", markup=False, highlight=False, soft_wrap=True)

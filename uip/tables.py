@@ -1,0 +1,116 @@
+"""What the `uip` command prints and writes: tables of predictions, errors and data sets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# a file or a pipe has no width of its own: never cut a table there
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+def write_predictions(path: Path, frames: list[Any], results: list[Any]) -> None:
+    """Structures with what was predicted of them, as an extxyz file."""
+    import numpy as np
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    written = []
+    for atoms, result in zip(frames, results, strict=True):
+        values = {name: result[name] for name in ("forces", "magmoms") if name in result}
+        values["energy"] = float(result["energy"])
+        if "stress" in result and np.isfinite(result["stress"]).all():
+            values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+        copy = atoms.copy()
+        copy.calc = SinglePointCalculator(copy, **values)
+        written.append(copy)
+    write(path, written, format="extxyz")
+
+
+def print_predictions(frames: list[Any], results: list[Any], title: str) -> None:
+    """One line a structure."""
+    import numpy as np
+
+    from uip.units import EV_PER_A3_TO_GPA
+
+    table = Table("file", "formula", "atoms", "E / eV", "E / eV/atom", "max F / eV/A", "P / GPa", "sum magmoms / mu_B")
+    table.title = title
+    for (file, atoms), result in zip(frames, results, strict=True):
+        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
+        table.add_row(
+            file.name,
+            str(atoms.symbols),
+            str(len(atoms)),
+            f"{result['energy']:.4f}",
+            f"{result['energy'] / len(atoms):.5f}",
+            f"{np.linalg.norm(result['forces'], axis=1).max():.4f}",
+            "" if np.isnan(pressure) else f"{pressure:.3f}",
+            f"{result['magmoms'].sum():.3f}" if "magmoms" in result else "",
+        )
+    console.print(table)
+
+
+def print_description(found: Any, title: str) -> None:
+    """What `uip.data.describe` found in a data set."""
+    from uip.data.describe import OUTLIER, SHOWN
+
+    table = Table("label", "structures", "min", "mean", "max", "unit", "outliers", title=title)
+    for name, unit in SHOWN.items():
+        values = found.flat(name)
+        numbers = (
+            [f"{number:.4g}" for number in (values.min(), values.mean(), values.max())] if values.size else [""] * 3
+        )
+        table.add_row(
+            name, f"{found.labelled[name]} of {found.structures}", *numbers, unit, str(len(found.outliers(name)))
+        )
+    console.print(table)
+    sizes = f"{min(found.atoms)} to {max(found.atoms)} atoms, {sum(found.atoms)} in all"
+    elements = ", ".join(f"{name} {count}" for name, count in found.elements.most_common())
+    lines = [f"{found.structures} structures ({found.periodic} periodic), {sizes}", f"structures with: {elements}"]
+    if found.duplicates:
+        late, first = found.duplicates[0]
+        lines.append(f"{len(found.duplicates)} duplicates, the first: structure {late} equals structure {first}")
+    for name in SHOWN:
+        far = found.outliers(name)
+        if far:
+            shown = ", ".join(map(str, far[:10]))
+            lines.append(f"{name} more than {OUTLIER:g} interquartile ranges away in structures {shown}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
+    """Errors by property and group, or the same as JSON."""
+    from uip.evaluation import ALL, as_json_rows
+
+    if as_json:
+        json.dump(as_json_rows(table), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    shown = Table("group", "property", "n", "MAE", "RMSE", "offset", "max", "slope", "unit", title=title)
+    for row in table:
+        numbers = (row.mae, row.rmse, row.offset, row.max)
+        shown.add_row(
+            row.group,
+            row.property,
+            str(row.structures),
+            *(f"{number:.4g}" for number in numbers),
+            f"{row.slope:.3f}",
+            row.unit,
+        )
+    console.print(shown)
+    offset = next((row for row in table if row.group == ALL and row.property == "energy"), None)
+    if offset is not None and abs(offset.offset) > 0.5 * offset.mae:
+        console.print(
+            f"Predicted energies differ from the labels by {offset.offset:+.0f} meV/atom on average, and by "
+            f"{offset.mae_without_offset:.0f} meV/atom (MAE) after this offset is taken away: labels and model "
+            "probably have different energy references (corrections, functional, pseudopotentials).",
+            soft_wrap=True,
+        )
+    console.print(f"parity plot: {plot}", markup=False, highlight=False, soft_wrap=True)
