@@ -25,7 +25,7 @@ def run_on_ranks(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
         cwd=HERE,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
         check=False,
     )
