@@ -13,7 +13,10 @@ from uip.data.dataset import Dataset, GraphSettings, labelled_structures, make_s
 from uip.log import read_log
 from uip.models.allscaip import AllScAIPConfig
 from uip.ops.soft_rank import SoftNearest
+from uip.recipe import read_recipe
 from uip.train import train
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SHAPE = {"num_elements": 30, "channels": 16, "num_layers": 2, "num_heads": 2, "num_radial": 8}
 ARCHITECTURE = {**SHAPE, "k": 6.0, "nearest": 12}
@@ -46,3 +49,9 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
     kept = load_model(tmp_path / "run" / "best.ckpt")
     assert kept.name == "allscaip"
     assert isinstance(kept.config, AllScAIPConfig)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_shipped_recipes_can_be_read(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.data.train
