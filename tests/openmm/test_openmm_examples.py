@@ -44,7 +44,7 @@ def test_scripts_are_short() -> None:
 
 
 def test_crystal_npt(tmp_path: Path) -> None:
-    pytest.importorskip("openmmml")
+    pytest.importorskip("openmmml", reason="the package openmmml is not installed")
     table = run_script(EXAMPLES / "openmm_crystal_npt" / "npt.py", tmp_path, "100")
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["50", "100"]
     pressures = (tmp_path / "pressure.txt").read_text().splitlines()
@@ -53,7 +53,7 @@ def test_crystal_npt(tmp_path: Path) -> None:
 
 
 def test_mixed(tmp_path: Path) -> None:
-    pytest.importorskip("openmmml")
+    pytest.importorskip("openmmml", reason="the package openmmml is not installed")
     lines = run_script(EXAMPLES / "openmm_mixed" / "mixed.py", tmp_path).splitlines()
     assert [line.split()[1] for line in lines] == ["0.0", "0.5", "1.0"]
 

@@ -24,8 +24,6 @@ from torch import Tensor
 NUM_FREQUENCIES = 32
 SHORTEST_WAVE, LONGEST_WAVE = math.pi / 120.0, 4.0 * math.pi
 """1/A; the ends of the scale of frequencies omega_k."""
-MAX_TILE = 1 << 23
-"""Logits of all heads held at a time: 32 MB in float32."""
 
 
 @functools.cache
