@@ -10,6 +10,7 @@
 #include <array>
 
 #include "pair_uip.h"
+#include "schema.h"
 
 namespace LAMMPS_NS {
 namespace {
@@ -64,9 +65,16 @@ void PairUIP::check_settings() const {
   if (device_ != "auto" && device_ != "cpu" && device_ != "cuda") {
     error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", device_);
   }
-  if (charge_and_spin_.spin < 1) {
-    error->all(FLERR, "pair_style uip: 'spin' must be a multiplicity 2S + 1 of at least 1, got {}",
-               charge_and_spin_.spin);
+  const auto &[charge, spin] = charge_and_spin_;
+  if (charge < -uip::schema::max_charge || charge > uip::schema::max_charge) {
+    error->all(FLERR, "pair_style uip: 'charge' must lie within +-{} e, got {}; it is that of the whole system",
+               uip::schema::max_charge, charge);
+  }
+  if (spin < 0 || spin > uip::schema::max_spin) {
+    error->all(FLERR,
+               "pair_style uip: 'spin' must be a multiplicity 2S + 1 within 1 .. {}, or 0 for models of data without "
+               "spin, got {}",
+               uip::schema::max_spin, spin);
   }
   if (attention_ != "auto" && attention_ != "gather" && attention_ != "ring") {
     error->all(FLERR, "pair_style uip: 'attention' must be auto, gather or ring, got '{}'", attention_);

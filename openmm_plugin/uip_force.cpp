@@ -54,8 +54,13 @@ void check_particles(const Settings &settings) {
 }
 
 void check_charge_and_spin(const Metadata &metadata, int charge, int spin) {
-  if (spin < 1) {
-    throw OpenMMException("`spin` must be a multiplicity 2S + 1 of at least 1, got " + std::to_string(spin));
+  if (charge < -schema::max_charge || charge > schema::max_charge) {
+    throw OpenMMException("`charge` must lie within +-" + std::to_string(schema::max_charge) + " e, got " +
+                          std::to_string(charge) + "; it is that of all atoms of the force");
+  }
+  if (spin < 0 || spin > schema::max_spin) {
+    throw OpenMMException("`spin` must be a multiplicity 2S + 1 within 1 .. " + std::to_string(schema::max_spin) +
+                          ", or 0 for models of data without spin, got " + std::to_string(spin));
   }
   if (charge != 0 && !has(metadata.inputs, schema::charge)) {
     throw OpenMMException("'" + metadata.name + "' knows no total charge, so `charge` must be 0, got " +

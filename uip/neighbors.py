@@ -17,12 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from uip.graph import Graph
 from uip.neighborhood import is_bond, nearest_edges, padded_rows
 from uip.ops.soft_rank import SoftNearest
+from uip.schema import MAX_CHARGE, MAX_SPIN
 
 MIN_DISTANCE = 0.1
 """A; closer atoms are a mistake in the input, no model knows what to say about them."""
-
-MAX_CHARGE, MAX_SPIN = 100, 100
-"""Of a structure; models that know charges know no others."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -74,12 +72,17 @@ def check_structure(
     if box.shape != (3, 3) or not np.isfinite(box).all():
         raise ValueError(f"`cell` must be a finite (3, 3) matrix with rows a, b, c in A, got {box.tolist()}")
     _check_cell(box, periodic)
+    check_charge_and_spin(charge, spin)
+    return Structure(numbers, points, box, periodic, int(charge), int(spin))
+
+
+def check_charge_and_spin(charge: int, spin: int) -> None:
+    """Refuse with a ValueError what no model has a row for."""
     if abs(charge) > MAX_CHARGE or not 0 <= spin <= MAX_SPIN:
         raise ValueError(
             f"the total charge must lie within +-{MAX_CHARGE} e and the multiplicity within 0 .. {MAX_SPIN}, "
             f"got charge {charge} and spin {spin}; spin is 2 S + 1, and both belong to the whole structure"
         )
-    return Structure(numbers, points, box, periodic, int(charge), int(spin))
 
 
 def _check_cell(cell: Floats, pbc: NDArray[np.bool_]) -> None:

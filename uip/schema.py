@@ -17,6 +17,9 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 """Raised by one whenever a field changes its name, shape or meaning; readers refuse newer files."""
 
+MAX_CHARGE, MAX_SPIN = 100, 100
+"""Total charges lie within +-`MAX_CHARGE` e, multiplicities within 0 .. `MAX_SPIN`; 0 is that of data without spin."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -108,6 +111,8 @@ def cpp_header() -> str:
         "namespace uip::schema {",
         "",
         f"constexpr int version = {SCHEMA_VERSION};",
+        "// Limits of total charge (+-, e) and multiplicity (0 .. )",
+        f"constexpr int max_charge = {MAX_CHARGE}, max_spin = {MAX_SPIN};",
         "",
     ]
     for title, fields in (("Inputs", INPUTS), ("Outputs", OUTPUTS)):

@@ -62,8 +62,18 @@ COMMANDS = {
         "'attention' must be auto, gather or ring, got 'tree'",
     ),
     "spin that is no multiplicity": (
-        START + "pair_style uip spin 0\n",
-        "'spin' must be a multiplicity 2S + 1 of at least 1, got 0",
+        START + "pair_style uip spin -1\n",
+        "'spin' must be a multiplicity 2S + 1 within 1 .. 100, or 0 for models of data without spin, got -1",
+    ),
+    "spin beyond all models": (START + "pair_style uip spin 101\n", "'spin' must be a multiplicity 2S + 1 within 1 .."),
+    "charge beyond all models": (
+        START + "pair_style uip charge 150\n",
+        "'charge' must lie within +-100 e, got 150; it is that of the whole system",
+    ),
+    "negative charge beyond all models": (START + "pair_style uip charge -101\n", "must lie within +-100 e, got -101"),
+    "no spin, of a model that does not read it": (
+        START + "pair_style uip spin 0\n" + GOOD_COEFF + "run 0\n",
+        "knows no total spin, so 'spin' must be 1, got 0; leave it out or use another model",
     ),
     "charge that the model does not read": (
         START + "pair_style uip charge -1\n" + GOOD_COEFF + "run 0\n",

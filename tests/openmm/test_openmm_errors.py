@@ -61,7 +61,7 @@ def test_charge_and_spin_that_the_model_does_not_read() -> None:
         create_force(small(), WATER, periodic=False, charge=1)
     with pytest.raises(Refused, match="'unnamed' knows no total spin, so `spin` must be 1, got 3"):
         create_force(small(), WATER, periodic=False, spin=3)
-    with pytest.raises(Refused, match=r"`spin` must be a multiplicity 2S \+ 1 of at least 1, got 0"):
+    with pytest.raises(Refused, match="'unnamed' knows no total spin, so `spin` must be 1, got 0"):
         create_force(small(), WATER, periodic=False, spin=0)
 
 
@@ -136,6 +136,27 @@ def test_charge_and_spin_reach_the_model(tmp_path: Path) -> None:
     assert numbers_of(context_of(context.getSystem(), case.positions))[0] == pytest.approx(neutral + 54)
     given = context_of(system_of(case, model, charge=1, spin=2), case.positions)
     assert numbers_of(given)[0] == pytest.approx(neutral + 3 * (1 + 10))
+
+
+@pytest.mark.parametrize(
+    ("charge", "spin", "message"),
+    [
+        (150, 1, r"`charge` must lie within \+-100 e, got 150; it is that of all atoms of the force"),
+        (-101, 1, r"`charge` must lie within \+-100 e, got -101"),
+        (0, 101, r"`spin` must be a multiplicity 2S \+ 1 within 1 \.\. 100, or 0 for models of .* spin, got 101"),
+        (0, -1, r"`spin` must be a multiplicity .*, got -1"),
+    ],
+)
+def test_charge_and_spin_have_limits(charge: int, spin: int, message: str, tmp_path: Path) -> None:
+    """Both when a force is made and when it changes, which leaves the old numbers."""
+    case, model = case_of(systems.water()), write_program(Charged(), tmp_path / "charged.pt")
+    with pytest.raises(Refused, match=message):
+        system_of(case, model, charge=charge, spin=spin)
+    context = context_of(system_of(case, model, charge=100, spin=0), case.positions)
+    before = numbers_of(context)[0]
+    with pytest.raises(Refused, match=message):
+        set_charge_and_spin(context, charge=charge, spin=spin)
+    assert numbers_of(context)[0] == before
 
 
 def test_direct_forces_are_used_and_warned_of_once(tmp_path: Path) -> None:

@@ -209,6 +209,8 @@ def test_messages() -> None:
         potential().createSystem(case.topology, implementation="jax")
     with pytest.raises(ValueError, match=r"'random-float64\.pt' reads no total charge, so `charge` must be 0, got 1"):
         potential().createSystem(case.topology, implementation="python", charge=1)
+    with pytest.raises(ValueError, match=r"the total charge must lie within \+-100 e .* got charge 150 and spin 1"):
+        potential().createSystem(case.topology, implementation="python", charge=150)
     topology, _, classical = ethane_in_a_box()
     with pytest.raises(ValueError, match="a PythonForce on some atoms of a periodic System must be periodic itself"):
         potential().createMixedSystem(topology, classical, [0, 1], implementation="python", periodic=False)

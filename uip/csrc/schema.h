@@ -4,6 +4,8 @@
 namespace uip::schema {
 
 constexpr int version = 1;
+// Limits of total charge (+-, e) and multiplicity (0 .. )
+constexpr int max_charge = 100, max_spin = 100;
 
 // Inputs
 // [R] int64: 1 = H; ghosts after owned atoms

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
-from uip.neighbors import MAX_CHARGE, MAX_SPIN
 from uip.nn.rows import RowAttention, Table, make_table
 from uip.nn.spherical import degree_norms, spherical_harmonics
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
 from uip.parallel import BONDS, attend, reverse_edges
+from uip.schema import MAX_CHARGE, MAX_SPIN
 
 HARMONICS_DEGREE = 5
 """Of the direction of a bond, in its token."""

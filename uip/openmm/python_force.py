@@ -14,7 +14,7 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
-from uip.neighbors import check_structure
+from uip.neighbors import check_charge_and_spin, check_structure
 from uip.predict import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
 from uip.program import load_program
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
@@ -66,6 +66,7 @@ class PythonPotential:
 
 
 def _check_charge_and_spin(model: Path | str, charge: int, spin: int) -> None:
+    check_charge_and_spin(charge, spin)
     inputs = load_program(model).inputs if Path(model).suffix in PROGRAM_SUFFIXES else ()
     for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
         if value != neutral and name not in inputs:
