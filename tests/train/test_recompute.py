@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.loss import LossConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.nn.recompute import recomputed
+from uip.ops.recompute import recomputed
 from uip.setting import starting_model
 
 
@@ -39,7 +39,7 @@ def test_derivatives_of_a_layer() -> None:
 
 def test_what_is_kept() -> None:
     """Between forward and backward only arguments and weights are held."""
-    layer, kept = Layer(), []
+    layer, index, kept = Layer(), torch.tensor([0, 2, 2, 1]), []
     x, y = torch.randn(3, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
 
     def pack(tensor: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def test_what_is_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        recomputed(layer, x, torch.tensor([0, 2, 2, 1]), y)
-    known = {tensor.data_ptr() for tensor in (x, y, *layer.parameters())}
+        recomputed(layer, x, index, y)
+    known = {tensor.data_ptr() for tensor in (x, y, index, *layer.parameters())}
     assert {tensor.data_ptr() for tensor in kept} <= known
 
 

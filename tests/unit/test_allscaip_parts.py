@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.neighbors import build_graph
 from uip.nn.rows import RowAttention, collect, make_rows, spread
 from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
+from uip.ops import attention
 from uip.ops.attention import Radial, attend_twice, candidate_shifts, nearest_images, sinc
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, smooth_step, soft_rank
 
@@ -181,6 +184,91 @@ def test_the_plain_form_has_second_derivatives_and_the_op_refuses_them() -> None
     (gradient,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
         gradient.sum().backward()
+
+
+def variables_of(biased: bool, num_atoms: int = 7, pbc: tuple[bool, bool, bool] = (True, True, True)) -> list[Tensor]:
+    """q, k, v; with a bias, also positions, strain and weight."""
+    variables = [random(num_atoms, 4, seed=seed) for seed in range(3)]
+    if biased:
+        radial = radial_of(num_atoms, SKEWED, pbc)
+        assert radial.strain is not None
+        variables += [radial.positions, 0.01 * random(num_atoms, 3, 3, seed=7), radial.weight]
+    return [variable.detach().requires_grad_() for variable in variables]
+
+
+def attend_two_graphs(q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> Tensor:
+    """`attend_twice` of the first atoms in a skewed cell and of the last two in open space."""
+    graph_index = torch.tensor([0] * (q.shape[0] - 2) + [1] * 2)
+    if not others:
+        return attend_twice(q, k, v, graph_index, 2)
+    positions, strain, weight = others
+    radial = replace(radial_of(q.shape[0], SKEWED, (True, True, True)), positions=positions, strain=strain)
+    return attend_twice(q, k, v, graph_index, 2, replace(radial, weight=weight))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_tiles_have_first_and_second_derivatives(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "TILE", 2 * 5 * (34 if biased else 2))  # two rows of queries, and one that is left
+    variables = variables_of(biased)
+    assert torch.autograd.gradcheck(attend_two_graphs, variables, fast_mode=True)
+    assert torch.autograd.gradgradcheck(attend_two_graphs, variables, fast_mode=True)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_tiles_agree_with_the_whole(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Result, gradient, and gradient of a function of the gradient, as of a loss of energy and forces."""
+    variables, results = variables_of(biased, num_atoms=19), []
+    for tile in (attention.TILE, 3 * 17 * (34 if biased else 2)):
+        monkeypatch.setattr(attention, "TILE", tile)
+        out = attend_two_graphs(*variables)
+        first = torch.autograd.grad(out.tanh().sum(), variables, create_graph=True)
+        loss = out.square().sum() + sum(gradient.sin().sum() for gradient in first)
+        results.append([out, *first, *torch.autograd.grad(loss, variables)])
+    for whole, tiled in zip(*results, strict=True):
+        torch.testing.assert_close(tiled, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_tiles_refuse_a_third_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "TILE", 20)
+    variables = variables_of(biased=False)
+    first = torch.autograd.grad(attend_two_graphs(*variables).sum(), variables[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"at most twice, .* `create_graph=True`; differentiate the function itself"):
+        torch.autograd.grad(first[0].sum(), variables[0], create_graph=True)
+
+
+@dataclass(eq=False)
+class Held:
+    """A tensor, for as long as autograd holds on to it."""
+
+    tensor: Tensor
+
+
+def kept_bytes(num_atoms: int, biased: bool) -> int:
+    """What is held for a second derivative once the first is there, each storage once."""
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> Held:
+        held.add(kept := Held(tensor.detach()))
+        return kept
+
+    variables = variables_of(biased, num_atoms)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        out = attend_two_graphs(*variables)
+        first = torch.autograd.grad(out.square().sum(), variables, create_graph=True)
+        storages = [kept.tensor.untyped_storage() for kept in held]
+        del out, first
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_tiles_keep_what_grows_with_the_number_of_atoms(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (40, 80, 160)
+    whole = [kept_bytes(size, biased) for size in sizes]
+    monkeypatch.setattr(attention, "TILE", 400 * (34 if biased else 2))
+    tiled = [kept_bytes(size, biased) for size in sizes]
+    assert whole[2] - whole[1] > 3 * (whole[1] - whole[0])
+    assert tiled[2] - tiled[1] < 2.3 * (tiled[1] - tiled[0])
+    assert tiled[2] < whole[2] / 10, (tiled, whole)
 
 
 def test_no_atoms_and_one_atom() -> None:

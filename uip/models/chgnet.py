@@ -28,7 +28,7 @@ from uip.models.direct import DirectGradient
 from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
-from uip.nn.recompute import recomputed
+from uip.ops.recompute import recomputed
 from uip.parallel import BONDS, ghost_gather, reverse_edges
 
 

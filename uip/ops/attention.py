@@ -14,16 +14,20 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uip.ops.recompute import recomputed
+
 NUM_FREQUENCIES = 32
 SHORTEST_WAVE, LONGEST_WAVE = math.pi / 120.0, 4.0 * math.pi
 """1/A; the ends of the scale of frequencies omega_k."""
+TILE = 2**22
+"""Logits (of a bias: also waves of a distance) that attention in training works on at once."""
 
 
 @functools.cache
@@ -50,6 +54,11 @@ class Radial:
     def of_graph(self, graph: int, atoms: slice) -> Radial:
         strain = None if self.strain is None else self.strain[atoms]
         return Radial(self.weight, self.positions[atoms], strain, self.cell[graph], self.pbc[graph])
+
+    def moving(self) -> dict[str, Tensor]:
+        """The fields that derivatives are taken of."""
+        given = {"weight": self.weight, "positions": self.positions, "strain": self.strain}
+        return {name: value for name, value in given.items() if value is not None}
 
     def bias(self, rows: slice) -> Tensor:
         """b of the atoms `rows` of one graph to all its atoms, (h, rows, N)."""
@@ -116,7 +125,11 @@ def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
 def attend_twice(
     q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None
 ) -> Tensor:
-    """out (N, H) of q, k, v (N, H), differentiable any number of times; `graph_index` (N,) ascending."""
+    """out (N, H) of q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending.
+
+    Derivatives keep what has N x N entries of graphs up to `TILE` logits. Of larger ones they keep the arguments, and
+    compute the rest again, that many logits at a time.
+    """
     parts = []
     for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
         query, key, value = (x[atoms].unflatten(1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
@@ -127,9 +140,30 @@ def attend_twice(
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None) -> Tensor:
     """One graph: (h, N, d) each."""
-    bias = None if radial is None else radial.bias(slice(None))
+    heads, num_atoms, _ = q.shape
+    row = num_atoms * (heads if radial is None else heads + NUM_FREQUENCIES)
+    size = max(1, TILE // max(1, row))
+    if size >= num_atoms:
+        return _attend_rows(q, k, v, radial, slice(None))
+    moving = {} if radial is None else radial.moving()
+    parts = []
+    for tile, query in enumerate(q.split(size, dim=1)):
+        rows = slice(tile * size, (tile + 1) * size)
+        parts.append(recomputed(functools.partial(_attend_tile, radial, rows), query, k, v, *moving.values()))
+    return torch.cat(parts, dim=1)
+
+
+def _attend_tile(radial: Radial | None, rows: slice, q: Tensor, k: Tensor, v: Tensor, *moving: Tensor) -> Tensor:
+    """`_attend_rows` as a function of all that derivatives are taken of."""
+    if radial is not None:
+        radial = replace(radial, **dict(zip(radial.moving(), moving, strict=True)))
+    return _attend_rows(q, k, v, radial, rows)
+
+
+def _attend_rows(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, rows: slice) -> Tensor:
+    """(h, Q, d) of the queries (h, Q, d) of the atoms `rows`, and the keys and values (h, N, d) of all."""
     logits = q @ k.mT / math.sqrt(q.shape[2])
-    return torch.softmax(logits if bias is None else logits + bias, dim=2) @ v
+    return torch.softmax(logits if radial is None else logits + radial.bias(rows), dim=2) @ v
 
 
 def _atoms_of_graphs(graph_index: Tensor) -> Iterator[slice]:
