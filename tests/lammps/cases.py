@@ -88,8 +88,8 @@ class Case:
     lj: LennardJones | None = None
     unseen: str = ""
     """An element that the model is not told of (NULL)."""
-    model: tuple[str, str] = PUBLISHED
-    """Name and suffix of an exported file."""
+    model: tuple[str, ...] = PUBLISHED
+    """Name, suffix and, if not float64, precision of an exported file."""
     charge: int = 0
     spin: int = 1
     attention: str = "auto"
