@@ -128,7 +128,7 @@ class RunConfig:
     """Let GPUs multiply float32 matrices with 10-bit mantissas: faster, and good enough for training in most cases."""
     recompute: bool = False
     """Compute intermediates of layers again instead of keeping them for derivatives: two fifths of the memory, half as
-    long again (CHGNet). First try a small `data.max_cost`."""
+    long again (CHGNet). First try a small `data.max_cost`; for one large structure there is no other way."""
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

@@ -85,8 +85,6 @@ def starting_model(recipe: Recipe) -> Potential:
         raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
     model = _fine_tuned(choice, card) if choice.start else _new(choice, card)
     if recipe.run.recompute:
-        if model.recompute is None:
-            raise ValueError(f"'run.recompute' is not offered by {model.name}; leave it out and lower 'data.max_cost'")
         model.recompute = True
     return model
 

@@ -195,10 +195,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         settings(model={"architecture": {"chanels": 3}}),
         r"unknown key 'model\.architecture\.chanels'; did you mean 'channels'",
     ),
-    "recomputing without layers that can": (
-        settings(run={"recompute": True}, model={"kind": "allscaip", "architecture": {}}),
-        "'run.recompute' is not offered by allscaip; leave it out and lower 'data.max_cost'",
-    ),
     "unknown dtype": (settings(run={"dtype": "half"}), "`dtype` must be 'float32' or 'float64', got 'half'"),
     "no such GPU": (settings(run={"device": "cuda:99"}), "`device` is 'cuda:99', but torch sees"),
     # places

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import small
 import torch
+from test_loss import loss_of
 from torch import Tensor, nn
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.loss import LossConfig
+from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.ops import attention
 from uip.ops.recompute import recomputed
 from uip.setting import starting_model
+
+SHAPE = {"num_elements": 30, "channels": 16, "num_layers": 3, "num_heads": 2, "num_radial": 8, "k": 6.0, "nearest": 12}
 
 
 class Layer(nn.Module):
@@ -52,25 +61,65 @@ def test_what_is_kept() -> None:
     assert {tensor.data_ptr() for tensor in kept} <= known
 
 
-def test_a_model_learns_the_same(tmp_path: Path) -> None:
-    """Gradients of a loss of energy, forces, stress and magmoms, of all weights."""
-    from test_loss import loss_of
+def allscaip(**settings: object) -> AllScAIP:
+    return AllScAIP(AllScAIPConfig(**SHAPE, **settings))  # type: ignore[arg-type]
 
-    settings = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
-    data = Dataset([open_store(small.write_frames(tmp_path / "four.xyz", 4), settings, tmp_path)])
+
+MODELS = {
+    "chgnet": lambda: CHGNet(CHGNetConfig(**{**small.ARCHITECTURE, "num_layers": 4})),
+    "allscaip": lambda: allscaip(angular=True, angular_channels=(4, 2, 2), radial=True),
+    "allscaip, direct": lambda: allscaip(readout="direct"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_learns_the_same_and_keeps_less(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of a loss of energy, forces, stress and magmoms, of all weights; with attention in tiles as well."""
     torch.manual_seed(0)
-    model = CHGNet(CHGNetConfig(**{**small.ARCHITECTURE, "num_layers": 4})).double()
-    gradients = []
+    model = MODELS[name]().double()
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, tuple(range(1, 31)))
+    data = Dataset([open_store(small.write_frames(tmp_path / "four.xyz", 4), settings, tmp_path)])
+    weights = LossConfig(stress=float(model.conservative), magmoms=float(model.name == "chgnet"))
+    gradients, kept = [], []
     for model.recompute in (False, True):
+        monkeypatch.setattr(attention, "TILE", 400 if model.recompute else attention.TILE)
         model.zero_grad()
-        loss_of(model, [data.batch(range(4))], LossConfig(stress=1.0, magmoms=1.0)).backward()
+        loss, number = held_by(lambda: loss_of(model, [data.batch(range(4))], weights))
+        loss.backward()
+        kept.append(number)
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert kept[1] < 0.6 * kept[0], kept
     assert gradients[0].keys() == gradients[1].keys()
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-10, atol=1e-14, msg=name)
 
 
+@dataclass(eq=False)
+class Held:
+    """A tensor, for as long as autograd holds on to it."""
+
+    tensor: Tensor
+
+
+def held_by(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What the function returns, and the bytes that its derivative will need."""
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> Held:
+        held.add(kept := Held(tensor.detach()))
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        value = function()
+    storages = [kept.tensor.untyped_storage() for kept in held]
+    return value, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
-    asked = [starting_model(small.recipe(tmp_path, data, run={"recompute": choice})) for choice in (False, True)]
-    assert [model.recompute for model in asked] == [False, True]
+    recipes = [
+        small.recipe(tmp_path, data, run={"recompute": choice}, model={"kind": kind, "architecture": shape})
+        for kind, shape in (("chgnet", small.ARCHITECTURE), ("allscaip", SHAPE))
+        for choice in (False, True)
+    ]
+    assert [bool(starting_model(recipe).recompute) for recipe in recipes] == [False, True, False, True]

@@ -165,24 +165,26 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
         """Tokens (T, H) to tokens (T, H)."""
-        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x)
+        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x, self.source)
         x = reversed_tokens(x, table.num_atoms, reverse_bond)
-        x = table.map_rows(lambda x, rows: x + self.destination(x, rows), x)
+        x = table.map_rows(lambda x, rows: x + self.destination(x, rows), x, self.destination)
         x = reversed_tokens(x, table.num_atoms, reverse_bond)
         v, t = x.split([table.num_atoms, x.shape[0] - table.num_atoms])
-        return torch.cat([self._atoms(v, table, place), table.map_bonds(lambda t: t + self.bond_ffn(t), t)])
+        t = table.map_bonds(lambda t: t + self.bond_ffn(t), [t], self.bond_ffn)
+        return torch.cat([self._atoms(v, table, place), t])
 
     def of_atoms(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
         """Tokens (T, H) to the atoms' own tokens (N, H): all that is read of the last block."""
-        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x)
+        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x, self.source)
         x = reversed_tokens(x, table.num_atoms, reverse_bond)
-        v = table.map_rows(lambda x, rows: x[: rows.num_atoms] + self.destination.of_atoms(x, rows), x)
+        last = self.destination
+        v = table.map_rows(lambda x, rows: x[: rows.num_atoms] + last.of_atoms(x, rows), x, last)
         return self._atoms(v, table, place)
 
     def _atoms(self, v: Tensor, table: Table, place: Place) -> Tensor:
         if self.node is not None:
             v = v + self.node(v, place)
-        return table.once(lambda v: v + self.node_ffn(v), v)
+        return table.map_atoms(lambda v: v + self.node_ffn(v), v, self.node_ffn)
 
 
 def reversed_tokens(x: Tensor, num_atoms: int, reverse_bond: Tensor) -> Tensor:
@@ -221,16 +223,27 @@ class TokenEmbedding(nn.Module):
         state = F.gelu(self.charge_spin(state)).index_select(0, graph_index)
         order = F.gelu(self.order(self._order(bonds, species.shape[0])))
         atom = F.gelu(self.atom(self.norm(torch.cat([self.element(species), order], dim=1)))) + state
-        of_atom, of_bond = self.token.weight.chunk(2, dim=1)
-        of_atom = F.linear(atom, of_atom, self.token.bias)
-        own = F.linear(F.gelu(self._bond(*self._self_bond(bonds))), of_bond)
+        of_atom = F.linear(atom, self._token_weights()[0], self.token.bias)
         others = table.map_bonds(
-            lambda a, d, y: F.gelu(a + F.linear(F.gelu(self._bond(d, y)), of_bond)),
-            of_atom.index_select(0, bonds.centre),
-            bonds.distance,
-            bonds.harmonics[:, : self.degree_scale.shape[0]],
+            lambda a, d, y: F.gelu(a + self._of_bond(d, y)),
+            [
+                of_atom.index_select(0, bonds.centre),
+                bonds.distance,
+                bonds.harmonics[:, : self.degree_scale.shape[0]],
+            ],
+            self.bond,
+            self.token,
         )
-        return torch.cat([F.gelu(of_atom + own), others])
+        return torch.cat([F.gelu(of_atom + self._of_bond(*self._self_bond(bonds))), others])
+
+    def _token_weights(self) -> tuple[Tensor, Tensor]:
+        """What multiplies atoms and what multiplies bonds, (H, H) each."""
+        of_atom, of_bond = self.token.weight.chunk(2, dim=1)
+        return of_atom, of_bond
+
+    def _of_bond(self, distance: Tensor, harmonics: Tensor) -> Tensor:
+        """A bond's part of its token before the last GELU, (S, H) of distances (S,) A and harmonics (S, 36)."""
+        return F.linear(F.gelu(self._bond(distance, harmonics)), self._token_weights()[1])
 
     def _self_bond(self, bonds: Bonds) -> tuple[Tensor, Tensor]:
         """Distance and harmonics of an atom with itself."""
@@ -276,7 +289,7 @@ class AllScAIP(Potential):
     name = "allscaip"
     recompute: bool | None = None
     """Whether layers compute again, for the gradient, what they would have to keep: a third more time for a quarter of
-    the memory. None: when they would keep more than `KEPT_BYTES`, in exported programs not."""
+    the memory. None: when they would keep more than `KEPT_BYTES`; in training and in exported programs not."""
     soft: SoftNearest
     energy_scale: Tensor
 
@@ -361,7 +374,7 @@ class AllScAIP(Potential):
         """Whether layers keep their inputs alone."""
         num_atoms = bond_slots.shape[0]
         if self.training or not isinstance(num_atoms, int):  # derivatives of second order; a program that is traced
-            return bool(self.recompute) and not self.training
+            return bool(self.recompute)
         tokens = num_atoms * min(self.config.k, bond_slots.shape[1] + 1)
         kept = 15 * self.config.num_layers * tokens * self.config.channels * self.energy_scale.element_size()
         return kept > KEPT_BYTES if self.recompute is None else self.recompute

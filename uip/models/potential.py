@@ -41,7 +41,7 @@ class Potential(nn.Module):
     soft: SoftNearest | None = None
     """What makes an edge a bond; None: `bond_cutoff` does."""
     recompute: bool | None = None
-    """Keep only what enters each layer, and compute the rest again in backward passes; None: not offered."""
+    """Keep only what enters each layer, and compute the rest again in backward passes; None: the model decides."""
 
     @property
     @abstractmethod

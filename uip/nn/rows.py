@@ -13,7 +13,7 @@ the work (addition theorem).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.nn.recompute import recomputed_once
 from uip.nn.spherical import legendre
+from uip.ops.recompute import recomputed
 
 NEVER = -1e9
 """Logit of an empty slot."""
@@ -98,32 +98,39 @@ class Table:
     num_atoms: int
     recompute: bool
 
-    def map_rows(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor) -> Tensor:
-        """`layer` (tokens, rows) to tokens, or to atoms' own tokens alone; `x` (T, H)."""
+    def map_rows(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, *modules: nn.Module) -> Tensor:
+        """`layer`, with the weights of `modules`, (tokens, rows) to tokens, or to atoms' own alone; `x` (T, H)."""
         if not self.recompute:
             return layer(x, self.parts[0].rows)
         own, others = [], []
         for part in self.parts:
             rows, tokens = part.rows, torch.cat([x[part.atoms], x[self.num_atoms :][part.bonds]])
-            y = recomputed_once(
+            y = recomputed(
                 lambda tokens, bias, *p, rows=rows: layer(tokens, replace(rows, bias=bias, legendre=list(p) or None)),
                 tokens,
                 rows.bias,
                 *(rows.legendre or ()),
+                weights=moving_weights(modules),
             )
             own.append(y[: rows.num_atoms])
             others.append(y[rows.num_atoms :])
         return torch.cat([*own, *others])
 
-    def map_bonds(self, layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """`layer` of tensors with S rows to S rows."""
+    def map_bonds(self, layer: Callable[..., Tensor], tensors: Sequence[Tensor], *modules: nn.Module) -> Tensor:
+        """`layer`, with the weights of `modules`, of tensors with S rows to S rows."""
         if not self.recompute:
             return layer(*tensors)
-        return torch.cat([recomputed_once(layer, *(x[part.bonds] for x in tensors)) for part in self.parts])
+        weights = moving_weights(modules)
+        return torch.cat([recomputed(layer, *(x[part.bonds] for x in tensors), weights=weights) for part in self.parts])
 
-    def once(self, layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """`layer` of tensors as a whole."""
-        return recomputed_once(layer, *tensors) if self.recompute else layer(*tensors)
+    def map_atoms(self, layer: Callable[[Tensor], Tensor], v: Tensor, *modules: nn.Module) -> Tensor:
+        """`layer`, with the weights of `modules`, of (N, H), all atoms at once."""
+        return recomputed(layer, v, weights=moving_weights(modules)) if self.recompute else layer(v)
+
+
+def moving_weights(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Those that derivatives are taken of: of modules in training alone."""
+    return [weight for module in modules if module.training for weight in module.parameters()]
 
 
 def make_table(

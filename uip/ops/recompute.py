@@ -116,8 +116,3 @@ class _Gradient(torch.autograd.Function):
         sources = [grad, *chosen(leaves, call.wanted)]
         found = torch.autograd.grad(chosen(first, used), sources, chosen(others, used), materialize_grads=True)
         return (None, found[0], *spread(found[1:], call.wanted))
-
-
-def recomputed_once(function: Function, *tensors: Tensor) -> Tensor:
-    """`recomputed` with respect to the tensors alone, and to no weights: for inference."""
-    return recomputed(function, *tensors)
