@@ -90,8 +90,7 @@ def main() -> None:
         from uip.export import export_model
 
         source = model(arguments.radial)
-        source.recompute = True
-        export_model(source, program, progress=print)
+        export_model(source, program, recompute=True, progress=print)
     rows = []
     for num_atoms in arguments.atoms:
         command = [sys.executable, __file__, "--one", str(num_atoms)]

@@ -116,18 +116,22 @@ def peer(size: str, weights: Path) -> Evaluate:
 
 
 def ours(size: str, weights: Path, mode: str) -> Evaluate:
-    """`mode`: "uip", everything kept; "uip recomputed", layers recomputed; "uip .pt2", the exported file."""
+    """`mode`: "uip"; "uip recomputed": layers keep nothing but their inputs; "uip .pt2": the exported file;
+    "uip bfloat16" and "uip bfloat16 .pt2": products of weights in bfloat16."""
     from uip.data.read import structure_from_atoms
     from uip.export import export_model
     from uip.models.ancestors import allscaip_from_fairchem
     from uip.predict import load_evaluator, predict
 
     model = allscaip_from_fairchem(torch.load(weights), settings(size))
-    model.recompute = mode == "uip recomputed"
+    recompute, half = mode == "uip recomputed", "bfloat16" in mode
+    if mode != "uip":
+        model.kept_bytes = 0.0 if recompute else float("inf")
     with tempfile.TemporaryDirectory() as folder:
-        if mode == "uip .pt2":
-            export_model(model, Path(folder) / "model.pt2", native=True)
-        evaluator = load_evaluator(Path(folder) / "model.pt2" if mode == "uip .pt2" else model)
+        dtype, file = "bfloat16" if half else "float32", Path(folder) / "model.pt2"
+        if ".pt2" in mode:
+            export_model(model, file, dtype=dtype, native=True)
+        evaluator = load_evaluator(file) if ".pt2" in mode else load_evaluator(model, dtype=dtype)
 
     def evaluate(atoms: ase.Atoms) -> tuple[float, np.ndarray]:
         (found,) = predict(evaluator, [structure_from_atoms(atoms)])

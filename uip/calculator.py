@@ -24,7 +24,8 @@ class Calculator(ASECalculator):
     Args:
         model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model.
         device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or what an exported file was made for.
-        dtype: "float32" or "float64"; default float32, or what a given model or exported file has.
+        dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent); default float32, or
+            what a given model or exported file has.
         skin: A; the neighbour list is searched again when atoms may have moved by half of it.
 
     Stress needs three cell vectors; without them ASE says that the property is not present.

@@ -80,14 +80,36 @@ def read_training(path: Path | str) -> dict[str, Any]:
 def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Potential:
     """The potential `source`, ready for inference: a published name, our checkpoint, or a published checkpoint file.
 
+    Args:
+        dtype: as of `for_inference`.
+
     Raises:
         ValueError: unknown name, dtype or device; unreadable file; a file that holds code.
         FileNotFoundError: no such file, or published weights that are not installed.
     """
-    real = parse_dtype(dtype)
-    place = parse_device(device)
+    if dtype != "bfloat16":
+        parse_dtype(dtype)
+    parse_device(device)
     model = load_published(str(source)) if str(source) in PUBLISHED else _load_file(Path(source))
-    return model.to(device=place, dtype=real).requires_grad_(False).eval()
+    return for_inference(model, dtype=dtype, device=device)
+
+
+def for_inference(model: Potential, *, dtype: str, device: str) -> Potential:
+    """`model` itself, moved, its weights constant.
+
+    Args:
+        dtype: "float32", "float64", or "bfloat16": float32 but for the products of weights, where a model offers it.
+
+    Raises:
+        ValueError: unknown dtype or device; "bfloat16" where it is not offered.
+    """
+    half = dtype == "bfloat16"
+    if half and model.bfloat16_products is None:
+        raise ValueError(f"`dtype` 'bfloat16' is not offered by {model.name}; take 'float32'")
+    model.to(device=parse_device(device), dtype=torch.float32 if half else parse_dtype(dtype))
+    if model.bfloat16_products is not None:
+        model.bfloat16_products = half
+    return model.requires_grad_(False).eval()
 
 
 def _load_file(path: Path) -> Potential:

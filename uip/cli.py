@@ -25,7 +25,7 @@ errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 or float64.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 
@@ -170,8 +170,9 @@ def evaluate(
 def export(
     model: Annotated[str, typer.Argument(help="A published name or a checkpoint.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="model.pt2 (compiled) or model.pt (TorchScript).")],
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda: where the program will run.")] = "cpu",
+    recompute: Annotated[bool, typer.Option("--recompute", help="AllScAIP: a third of the memory, more time.")] = False,
     native: Annotated[bool, typer.Option("--native", help="Compile for this machine's processor alone.")] = False,
     target: Annotated[str, typer.Option(help="engine, or torchforce: for stock openmm-torch.")] = "engine",
     structure: Annotated[
@@ -197,6 +198,7 @@ def export(
                 dtype=dtype,
                 device=device,
                 native=native,
+                recompute=recompute,
                 progress=lambda step: status.update(f"{loaded.card.name}: {step} (a minute in all)"),
             )
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)

@@ -30,7 +30,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from uip.checkpoint import parse_device, parse_dtype
+from uip.checkpoint import for_inference, parse_device, parse_dtype
 from uip.graph import Graph, batch
 from uip.models.heads import energy_and_gradient, read_out
 from uip.models.potential import Potential
@@ -53,6 +53,7 @@ def export_model(
     dtype: str = "float32",
     device: str = "cpu",
     native: bool = False,
+    recompute: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write `model` as a program to `path`, which ends in .pt2 or .pt and is replaced at once or not at all.
@@ -60,13 +61,14 @@ def export_model(
     Name, licence and origin come from `model.card`; `model` is not changed.
 
     Args:
-        dtype: "float32" or "float64", of the arithmetic and of all real tensors.
+        dtype: "float32" or "float64", of the arithmetic and of all real tensors; "bfloat16": `for_inference`.
         device: "cpu" or "cuda", where the program will run.
         native: compile for this machine's processor instead of any x86-64 with AVX2.
+        recompute: layers keep less for the gradient and compute it again: less memory, more time.
         progress: called with a few words before each step; compiling takes a minute.
 
     Raises:
-        ValueError: another ending, dtype or device.
+        ValueError: another ending, dtype or device; `recompute` where a model does not offer it.
         RuntimeError: no C++ compiler, or the program does not reproduce the model.
     """
     path, place, say = Path(path), parse_device(device), progress or (lambda step: None)
@@ -78,7 +80,11 @@ def export_model(
         _check_compiler()
     load_library()
     exact = _exact_form(model)
-    ready = deepcopy(exact).to(device=place, dtype=parse_dtype(dtype))
+    ready = for_inference(deepcopy(exact), dtype=dtype, device=device)
+    if recompute:
+        if ready.kept_bytes is None:
+            raise ValueError(f"`recompute` is not offered by {ready.name}; leave it out")
+        ready.kept_bytes = 0.0
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
     say("tracing energy and gradient")
     program = _trace(ready)
@@ -117,7 +123,7 @@ def _check_program(file: Path, place: torch.device) -> None:
 
 def _exact_form(model: Potential) -> Potential:
     """A float64 copy that evaluates its envelopes exactly, not with the published code's rounding errors."""
-    exact = deepcopy(model).to(device="cpu", dtype=torch.float64).requires_grad_(False).eval()
+    exact = for_inference(deepcopy(model), dtype="float64", device="cpu")
     for module in exact.modules():
         if isinstance(module, RadialBasis):
             module.published_rounding = False
@@ -174,6 +180,7 @@ def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool)
         "name": card.name,
         "torch_version": str(torch.__version__),
         "dtype": str(ready.dtype).removeprefix("torch."),
+        "arithmetic": ready.arithmetic,
         "device": ready.device.type,
         "cutoff": float(exact.cutoff),
         "bond_cutoff": float(exact.bond_cutoff or 0.0),

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.checkpoint import load_model, parse_device, parse_dtype
+from uip.checkpoint import for_inference, load_model, parse_device
 from uip.graph import Graph, Outputs, batch
 from uip.models.card import Card
 from uip.models.heads import evaluated, with_forces
@@ -42,6 +42,8 @@ class Evaluator:
     soft: SoftNearest | None
     elements: tuple[int, ...]
     dtype: torch.dtype
+    """Of real tensors."""
+    arithmetic: str
     device: torch.device
     parallel: bool
     """Whether several ranks can share a structure (`uip.divided`)."""
@@ -52,8 +54,8 @@ class Evaluator:
 
     @property
     def title(self) -> str:
-        """Name and dtype, for tables."""
-        return f"{self.card.name}, {str(self.dtype).removeprefix('torch.')}"
+        """Name and arithmetic, for tables."""
+        return f"{self.card.name}, {self.arithmetic}"
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -98,14 +100,13 @@ def load_evaluator(source: str | Path | Potential, *, device: str | None = None,
 
     Args:
         device: "cpu", "cuda", ... or "auto"; None: the CPU, or what a program was exported for.
-        dtype: "float32" or "float64"; None: float32, or what a model or a program already has.
+        dtype: "float32", "float64" or "bfloat16" (`uip.checkpoint.for_inference`); None: float32, or what a model or a
+            program already has.
     """
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
         return _from_program(load_program(source, device_index=_index(device)), device, dtype)
     if isinstance(source, Potential):
-        present = str(source.dtype).removeprefix("torch.")
-        model = deepcopy(source).to(device=parse_device(device or "cpu"), dtype=parse_dtype(dtype or present))
-        model.requires_grad_(False).eval()
+        model = for_inference(deepcopy(source), dtype=dtype or source.arithmetic, device=device or "cpu")
     else:
         model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
     return Evaluator(
@@ -115,6 +116,7 @@ def load_evaluator(source: str | Path | Potential, *, device: str | None = None,
         soft=model.soft,
         elements=model.elements,
         dtype=model.dtype,
+        arithmetic=model.arithmetic,
         device=model.device,
         parallel=model.parallel,
         inputs=model.inputs,
@@ -129,7 +131,7 @@ def _index(device: str | None) -> int:
 def _from_program(program: Program, device: str | None, dtype: str | None) -> Evaluator:
     """A program keeps the dtype and the kind of device that it was exported for."""
     for what, asked, has in (
-        ("dtype", dtype and parse_dtype(dtype), program.dtype),
+        ("dtype", dtype, program.arithmetic),
         ("device", device and parse_device(device).type, program.device.type),
     ):
         if asked and asked != has:
@@ -144,6 +146,7 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
         soft=program.soft,
         elements=program.elements,
         dtype=program.dtype,
+        arithmetic=program.arithmetic,
         device=program.device,
         parallel=program.metadata["parallel"],
         inputs=program.inputs,

@@ -34,6 +34,9 @@ class Program:
     elements: tuple[int, ...]
     """Atomic numbers that the program knows."""
     dtype: torch.dtype
+    """Of real tensors."""
+    arithmetic: str
+    """As of `Potential.arithmetic`."""
     device: torch.device
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -89,6 +92,7 @@ def _program(handle: Any, record: dict[str, Any], device_index: int) -> Program:
         soft=SoftNearest(**record["soft"]) if record["soft"] else None,
         elements=tuple(record["elements"]),
         dtype=getattr(torch, record["dtype"]),
+        arithmetic=record.get("arithmetic", record["dtype"]),
         device=device,
         inputs=tuple(record["inputs"]),
         outputs=tuple(record["outputs"]),

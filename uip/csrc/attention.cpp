@@ -10,14 +10,14 @@
 #include <limits>
 #include <utility>
 
+#include "dense.h"
+
 namespace uip {
 namespace {
 
 using at::Tensor;
 
 constexpr int64_t tile_elements = int64_t{1} << 23;  // of the largest intermediate of a tile: 32 MB in float32
-
-at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
 
 }  // namespace
 

@@ -134,9 +134,13 @@ class LoadedModel final : public Model {
   std::unique_ptr<Program> program_;
 };
 
-// The largest deviation from the recorded answers, in units of what the dtype allows.
+double tolerance(const std::string &arithmetic) {
+  return arithmetic == "float64" ? 1e-10 : arithmetic == "bfloat16" ? 5e-2 : 1e-4;
+}
+
+// The largest deviation from the recorded answers, in units of what the arithmetic allows.
 double deviation(Model &model, const SelfTest &test) {
-  const double allowed = model.metadata().dtype == "float64" ? 1e-10 : 1e-4;
+  const double allowed = tolerance(model.metadata().arithmetic);
   const Tensors outputs = model.run(test.inputs);
   double worst = 0.0;
   for (const auto &[name, expected] : test.outputs) {

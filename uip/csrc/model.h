@@ -21,7 +21,8 @@ struct Metadata {
   std::string model;                 // architecture, for example "chgnet"
   std::string name;                  // for example "chgnet-0.3.0"
   std::string torch_version;         // that compiled the file
-  std::string dtype;                 // "float32" or "float64"
+  std::string dtype;                 // of real tensors: "float32" or "float64"
+  std::string arithmetic;            // the same, or "bfloat16": of the products of weights
   std::string device;                // "cpu" or "cuda"
   double cutoff = 0.0;               // A
   double bond_cutoff = 0.0;          // A; 0 = the model has no bonds with angles

@@ -98,6 +98,7 @@ Metadata metadata(const Dictionary &record) {
   data.name = entry(record, "name").toStringRef();
   data.torch_version = entry(record, "torch_version").toStringRef();
   data.dtype = entry(record, "dtype").toStringRef();
+  data.arithmetic = record.contains("arithmetic") ? record.at("arithmetic").toStringRef() : data.dtype;
   data.device = entry(record, "device").toStringRef();
   data.cutoff = entry(record, "cutoff").toDouble();
   data.bond_cutoff = entry(record, "bond_cutoff").toDouble();

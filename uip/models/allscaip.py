@@ -26,18 +26,18 @@ from torch import Tensor, nn
 
 from uip.models.card import Card
 from uip.models.potential import Output, Potential
-from uip.nn.rows import RowAttention, Table, make_table
 from uip.nn.spherical import degree_norms, spherical_harmonics
+from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
+from uip.ops.recompute import recomputed
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
-from uip.parallel import BONDS, attend, reverse_edges
+from uip.parallel import BONDS, attend, load_library, reverse_edges
 from uip.schema import MAX_CHARGE, MAX_SPIN
 
 HARMONICS_DEGREE = 5
 """Of the direction of a bond, in its token."""
 ORDER_DEGREE = 9
 """Of the bond-orientational order of an atom's neighbours."""
-KEPT_BYTES = 6e9
 INPUTS = (
     *("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond"),
     *("nearest_edges", "bond_slots", "charge", "spin"),
@@ -138,59 +138,36 @@ class NodeAttention(nn.Module):
         return self.scale * self.output(out)
 
 
-class FeedForward(nn.Module):
-    """W2 GELU(W1 norm(x)): (rows, H) to what is added to them, (rows, H)."""
-
-    def __init__(self, config: AllScAIPConfig) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(config.channels)
-        self.first = nn.Linear(config.channels, 2 * config.channels)
-        self.second = nn.Linear(2 * config.channels, config.channels)
-        self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.second(F.gelu(self.first(self.norm(x))))
-
-
 class Block(nn.Module):
     """One layer of the module's text."""
 
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
-        row = (config.channels, config.num_heads, config.angular_channels, 1.0 / config.num_layers)
+        channels, scale = config.channels, 1.0 / config.num_layers
+        row = (channels, config.num_heads, config.angular_channels, scale)
         self.source, self.destination = RowAttention(*row), RowAttention(*row)
-        self.bond_ffn = FeedForward(config)
+        self.bond_ffn = FeedForward(channels, scale)
         self.node = NodeAttention(config) if config.node_attention else None
-        self.node_ffn = FeedForward(config)
+        self.node_ffn = FeedForward(channels, scale)
 
-    def forward(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
-        """Tokens (T, H) to tokens (T, H)."""
-        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x, self.source)
-        x = reversed_tokens(x, table.num_atoms, reverse_bond)
-        x = table.map_rows(lambda x, rows: x + self.destination(x, rows), x, self.destination)
-        x = reversed_tokens(x, table.num_atoms, reverse_bond)
-        v, t = x.split([table.num_atoms, x.shape[0] - table.num_atoms])
-        t = table.map_bonds(lambda t: t + self.bond_ffn(t), [t], self.bond_ffn)
-        return torch.cat([self._atoms(v, table, place), t])
+    def forward(self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Tokens of atoms (N, H) and bonds (S, H) to the same; `reverse`: `reverse_bond` of `uip.schema`."""
+        v, t = self.source(v, t, geometry)
+        v, t = self.destination(v, reverse_edges(t, reverse, BONDS), geometry)
+        t = self.bond_ffn(reverse_edges(t, reverse, BONDS), geometry)
+        return self._atoms(v, geometry, place), t
 
-    def of_atoms(self, x: Tensor, table: Table, reverse_bond: Tensor, place: Place) -> Tensor:
-        """Tokens (T, H) to the atoms' own tokens (N, H): all that is read of the last block."""
-        x = table.map_rows(lambda x, rows: x + self.source(x, rows), x, self.source)
-        x = reversed_tokens(x, table.num_atoms, reverse_bond)
-        last = self.destination
-        v = table.map_rows(lambda x, rows: x[: rows.num_atoms] + last.of_atoms(x, rows), x, last)
-        return self._atoms(v, table, place)
+    def of_atoms(self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, place: Place) -> Tensor:
+        """Only the atoms' own tokens (N, H): all that is read of the last block."""
+        v, t = self.source(v, t, geometry)
+        v = self.destination.of_atoms(v, reverse_edges(t, reverse, BONDS), geometry)
+        return self._atoms(v, geometry, place)
 
-    def _atoms(self, v: Tensor, table: Table, place: Place) -> Tensor:
+    def _atoms(self, v: Tensor, geometry: Geometry, place: Place) -> Tensor:
         if self.node is not None:
             v = v + self.node(v, place)
-        return table.map_atoms(lambda v: v + self.node_ffn(v), v, self.node_ffn)
-
-
-def reversed_tokens(x: Tensor, num_atoms: int, reverse_bond: Tensor) -> Tensor:
-    """Atoms keep their tokens, bond (i -> j) gets that of (j -> i)."""
-    v, t = x.split([num_atoms, x.shape[0] - num_atoms])
-    return torch.cat([v, reverse_edges(t, reverse_bond, BONDS)])
+        result: Tensor = self.node_ffn(v, geometry)
+        return result
 
 
 class TokenEmbedding(nn.Module):
@@ -216,34 +193,25 @@ class TokenEmbedding(nn.Module):
         self.token = nn.Linear(2 * channels, channels)
 
     def forward(
-        self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds, table: Table
-    ) -> Tensor:
-        """(T, H): atoms' own tokens, then bonds'."""
+        self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds, *, recompute: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Atoms' own tokens (N, H), and bonds' (S, H)."""
         state = torch.cat([self.charge(charge + MAX_CHARGE), self.spin(spin)], dim=1)
         state = F.gelu(self.charge_spin(state)).index_select(0, graph_index)
         order = F.gelu(self.order(self._order(bonds, species.shape[0])))
         atom = F.gelu(self.atom(self.norm(torch.cat([self.element(species), order], dim=1)))) + state
-        of_atom = F.linear(atom, self._token_weights()[0], self.token.bias)
-        others = table.map_bonds(
-            lambda a, d, y: F.gelu(a + self._of_bond(d, y)),
-            [
-                of_atom.index_select(0, bonds.centre),
-                bonds.distance,
-                bonds.harmonics[:, : self.degree_scale.shape[0]],
-            ],
-            self.bond,
-            self.token,
-        )
-        return torch.cat([F.gelu(of_atom + self._of_bond(*self._self_bond(bonds))), others])
-
-    def _token_weights(self) -> tuple[Tensor, Tensor]:
-        """What multiplies atoms and what multiplies bonds, (H, H) each."""
         of_atom, of_bond = self.token.weight.chunk(2, dim=1)
-        return of_atom, of_bond
+        of_atom = F.linear(atom, of_atom, self.token.bias)
+        own = F.linear(F.gelu(self._bond(*self._self_bond(bonds))), of_bond)
 
-    def _of_bond(self, distance: Tensor, harmonics: Tensor) -> Tensor:
-        """A bond's part of its token before the last GELU, (S, H) of distances (S,) A and harmonics (S, 36)."""
-        return F.linear(F.gelu(self._bond(distance, harmonics)), self._token_weights()[1])
+        def token(of_centre: Tensor, distance: Tensor, harmonics: Tensor) -> Tensor:
+            of_bond = self.token.weight.chunk(2, dim=1)[1]
+            return F.gelu(of_centre + F.linear(F.gelu(self._bond(distance, harmonics)), of_bond))
+
+        harmonics = bonds.harmonics[:, : self.degree_scale.shape[0]]
+        inputs = (of_atom.index_select(0, bonds.centre), bonds.distance, harmonics)
+        weights = (*self.bond.parameters(), self.token.weight)
+        return F.gelu(of_atom + own), recomputed(token, *inputs, weights=weights) if recompute else token(*inputs)
 
     def _self_bond(self, bonds: Bonds) -> tuple[Tensor, Tensor]:
         """Distance and harmonics of an atom with itself."""
@@ -287,9 +255,9 @@ class AllScAIP(Potential):
     """Energies of atoms; see the module's text."""
 
     name = "allscaip"
-    recompute: bool | None = None
-    """Whether layers compute again, for the gradient, what they would have to keep: a third more time for a quarter of
-    the memory. None: when they would keep more than `KEPT_BYTES`; in training and in exported programs not."""
+    recompute = False
+    kept_bytes = 6e9
+    bfloat16_products = False
     soft: SoftNearest
     energy_scale: Tensor
 
@@ -356,28 +324,34 @@ class AllScAIP(Potential):
         """Tensors as in `uip.schema`; `strain` as in `uip.ops.attention.Radial`."""
         species = atomic_numbers[: graph_index.shape[0]]
         bonds = self._bonds(edge_index, edge_vec, bond_index, reverse_bond, nearest_edges)
+        inference = self._inference(bonds.log_weight)
         num_degrees = len(self.config.angular_channels) if self.config.angular else 0
-        table = make_table(
-            bonds.log_weight, bonds.direction, bond_slots, num_degrees, recompute=self._recomputes(bond_slots)
+        geometry = Geometry(
+            bonds.log_weight, bonds.direction, bond_slots, num_degrees, inference, recompute=self.recompute
         )
         place = Place(graph_index, positions, strain, cell, pbc)
-        x = self.embedding(species, graph_index, charge, spin, bonds, table)
+        v, t = self.embedding(
+            species, graph_index, charge, spin, bonds, recompute=self.recompute or inference is not None
+        )
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
-            x = block(x, table, reverse_bond, place)
-        v = last.of_atoms(x, table, reverse_bond, place)
+            v, t = block(v, t, geometry, reverse_bond, place)
+        v = last.of_atoms(v, t, geometry, reverse_bond, place)
         node_energy = self.energy(v).squeeze(1) * self.energy_scale
         node_energy = node_energy.to(torch.float64) + self.reference_energy.index_select(0, species)
         return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
 
-    def _recomputes(self, bond_slots: Tensor) -> bool:
-        """Whether layers keep their inputs alone."""
-        num_atoms = bond_slots.shape[0]
-        if self.training or not isinstance(num_atoms, int):  # derivatives of second order; a program that is traced
-            return bool(self.recompute)
-        tokens = num_atoms * min(self.config.k, bond_slots.shape[1] + 1)
-        kept = 15 * self.config.num_layers * tokens * self.config.channels * self.energy_scale.element_size()
-        return kept > KEPT_BYTES if self.recompute is None else self.recompute
+    def _inference(self, log_weight: Tensor) -> Inference | None:
+        """How layers are computed; None where weights want derivatives, or derivatives are differentiated again."""
+        if torch.is_grad_enabled() and (self.training or any(weight.requires_grad for weight in self.parameters())):
+            return None
+        load_library()
+        gradient = torch.is_grad_enabled() and self.conservative
+        num_bonds = log_weight.shape[0]
+        if not isinstance(num_bonds, int):  # a program that is being written has no numbers yet
+            return Inference(gradient and self.kept_bytes > 0, self.bfloat16_products)
+        numbers = 9 * self.config.num_layers * num_bonds * self.config.channels
+        return Inference(gradient and numbers * log_weight.element_size() <= self.kept_bytes, self.bfloat16_products)
 
     def _bonds(
         self, edge_index: Tensor, edge_vec: Tensor, bond_index: Tensor, reverse_bond: Tensor, nearest_edges: Tensor

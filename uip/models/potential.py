@@ -43,6 +43,11 @@ class Potential(nn.Module):
     recompute: bool | None = None
     """Keep only what enters each layer, and compute the rest again in backward passes; None: the model decides."""
 
+    kept_bytes: float | None = None
+    """Inference: how much layers may keep for the gradient, beyond which they compute it again; None: not offered."""
+    bfloat16_products: bool | None = None
+    """Inference: products of weights in bfloat16; sums, and all tensors outside, in float32. None: not offered."""
+
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
@@ -65,8 +70,13 @@ class Potential(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic."""
+        """Of real tensors."""
         return next(self.parameters()).dtype
+
+    @property
+    def arithmetic(self) -> str:
+        """ "bfloat16", "float32" or "float64"."""
+        return "bfloat16" if self.bfloat16_products else str(self.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,6 @@
-"""Attention within rows of tokens: the neighbourhood attention of AllScAIP.
+"""Attention within rows of tokens, the neighbourhood attention of AllScAIP, in a form that training can differentiate.
+
+Inference has its own (`uip/csrc/row_tile.h`), tile by tile.
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms first, then bonds), W = K + 1 slots of the longest row, h heads,
 d channels of a head, H = h d. Tokens are stored without padding; for the products of queries and keys alone they are
@@ -13,16 +15,15 @@ the work (addition theorem).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from uip.nn.spherical import legendre
-from uip.ops.recompute import recomputed
 
 NEVER = -1e9
 """Logit of an empty slot."""
@@ -77,80 +78,6 @@ def make_rows(log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_deg
     )
 
 
-PART = 128
-"""Atoms whose rows are worked on at a time where layers are recomputed: the rest of memory is then what layers keep."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of some atoms; their tokens are those atoms' own and those bonds'."""
-
-    rows: Rows
-    atoms: slice
-    bonds: slice
-
-
-@dataclass(frozen=True)
-class Table:
-    """All rows, and how layers go through them: at once, or part by part, each part recomputed for its gradient."""
-
-    parts: list[Part]
-    num_atoms: int
-    recompute: bool
-
-    def map_rows(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, *modules: nn.Module) -> Tensor:
-        """`layer`, with the weights of `modules`, (tokens, rows) to tokens, or to atoms' own alone; `x` (T, H)."""
-        if not self.recompute:
-            return layer(x, self.parts[0].rows)
-        own, others = [], []
-        for part in self.parts:
-            rows, tokens = part.rows, torch.cat([x[part.atoms], x[self.num_atoms :][part.bonds]])
-            y = recomputed(
-                lambda tokens, bias, *p, rows=rows: layer(tokens, replace(rows, bias=bias, legendre=list(p) or None)),
-                tokens,
-                rows.bias,
-                *(rows.legendre or ()),
-                weights=moving_weights(modules),
-            )
-            own.append(y[: rows.num_atoms])
-            others.append(y[rows.num_atoms :])
-        return torch.cat([*own, *others])
-
-    def map_bonds(self, layer: Callable[..., Tensor], tensors: Sequence[Tensor], *modules: nn.Module) -> Tensor:
-        """`layer`, with the weights of `modules`, of tensors with S rows to S rows."""
-        if not self.recompute:
-            return layer(*tensors)
-        weights = moving_weights(modules)
-        return torch.cat([recomputed(layer, *(x[part.bonds] for x in tensors), weights=weights) for part in self.parts])
-
-    def map_atoms(self, layer: Callable[[Tensor], Tensor], v: Tensor, *modules: nn.Module) -> Tensor:
-        """`layer`, with the weights of `modules`, of (N, H), all atoms at once."""
-        return recomputed(layer, v, weights=moving_weights(modules)) if self.recompute else layer(v)
-
-
-def moving_weights(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Those that derivatives are taken of: of modules in training alone."""
-    return [weight for module in modules if module.training for weight in module.parameters()]
-
-
-def make_table(
-    log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_degrees: int, *, recompute: bool
-) -> Table:
-    """Arguments as of `make_rows`; bonds are sorted by their centres, so that rows of neighbouring atoms are too."""
-    num_atoms = bond_slots.shape[0]
-    if not recompute or not isinstance(num_atoms, int) or num_atoms == 0:  # a traced program has no numbers yet
-        whole = Part(make_rows(log_weight, direction, bond_slots, num_degrees), slice(None), slice(None))
-        return Table([whole], num_atoms, recompute)
-    ends = (bond_slots >= 0).sum(1).cumsum(0).tolist()
-    parts = []
-    for start in range(0, num_atoms, PART):
-        atoms = slice(start, min(start + PART, num_atoms))
-        bonds = slice(ends[start - 1] if start else 0, ends[atoms.stop - 1])
-        slots = torch.where(bond_slots[atoms] < 0, -1, bond_slots[atoms] - bonds.start)
-        parts.append(Part(make_rows(log_weight[bonds], direction[bonds], slots, num_degrees), atoms, bonds))
-    return Table(parts, num_atoms, recompute)
-
-
 def _legendre(direction: Tensor, tokens: Tensor, num_degrees: int) -> list[Tensor]:
     num_atoms = tokens.shape[0]
     directions = F.pad(direction, (0, 0, num_atoms, 0)).index_select(0, tokens.flatten()).view(*tokens.shape, 3)
@@ -198,62 +125,52 @@ def collect(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
     return _Collect.apply(x, tokens, slots, filled)
 
 
-class RowAttention(nn.Module):
-    """Tokens of a row attend to each other: (T, H) to what is added to them, (T, H).
+def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
+    """Contexts (T, H) of queries, keys and values (T, 3 H), differentiable any number of times.
 
     Args:
         degrees: channels of a head for each degree of the angular encoding.
-        scale: what the result is multiplied with at the start of training.
     """
+    q, k, v = _by_head(x, rows, heads, 3)
+    context = _joined(_attend(q, k, v, rows, heads, degrees), rows.num_atoms, heads)
+    return collect(context, rows.tokens, rows.slots, rows.filled)
 
-    def __init__(self, channels: int, heads: int, degrees: tuple[int, ...], scale: float) -> None:
-        super().__init__()
-        self.channels, self.heads, self.degrees = channels, heads, degrees
-        self.norm = nn.RMSNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.output = nn.Linear(channels, channels)
-        self.scale = nn.Parameter(torch.tensor(scale))
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        q, k, v = self._by_head(self.qkv(self.norm(x)), rows)
-        context = self._joined(self._attend(q, k, v, rows), rows.num_atoms)
-        return self.scale * self.output(collect(context, rows.tokens, rows.slots, rows.filled))
+def attend_rows_of_atoms(query: Tensor, x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
+    """Contexts (N, H) of the atoms' own queries (N, H) and all keys and values (T, 2 H)."""
+    k, v = _by_head(x, rows, heads, 2)
+    context = _attend(query.reshape(-1, 1, query.shape[1] // heads), k, v, rows, heads, degrees)
+    return _joined(context, rows.num_atoms, heads)
 
-    def of_atoms(self, x: Tensor, rows: Rows) -> Tensor:
-        """Only what is added to the atoms' own tokens, (N, H)."""
-        normed, channels = self.norm(x), self.channels
-        q = F.linear(normed[: rows.num_atoms], self.qkv.weight[:channels], self.qkv.bias[:channels])
-        k, v = self._by_head(F.linear(normed, self.qkv.weight[channels:], self.qkv.bias[channels:]), rows)
-        context = self._attend(q.reshape(-1, 1, channels // self.heads), k, v, rows)
-        return self.scale * self.output(self._joined(context, rows.num_atoms))
 
-    def _by_head(self, x: Tensor, rows: Rows) -> list[Tensor]:
-        """(T, n H) to n of (N h, W, d)."""
-        number, size = x.shape[1] // self.channels, self.channels // self.heads
-        table = spread(x, rows.tokens, rows.slots, rows.filled)
-        table = table.view(rows.num_atoms, rows.width, number, self.heads, size).permute(2, 0, 3, 1, 4)
-        parts = table.reshape(number, rows.num_atoms * self.heads, rows.width * size).unbind(0)
-        return [part.unflatten(1, (rows.width, size)) for part in parts]
+def _by_head(x: Tensor, rows: Rows, heads: int, number: int) -> list[Tensor]:
+    """(T, n H) to n of (N h, W, d)."""
+    size = x.shape[1] // (number * heads)
+    table = spread(x, rows.tokens, rows.slots, rows.filled)
+    table = table.view(rows.num_atoms, rows.width, number, heads, size).permute(2, 0, 3, 1, 4)
+    parts = table.reshape(number, rows.num_atoms * heads, rows.width * size).unbind(0)
+    return [part.unflatten(1, (rows.width, size)) for part in parts]
 
-    def _joined(self, x: Tensor, num_atoms: int) -> Tensor:
-        """(N h, Q, d) to (N Q, H)."""
-        # five axes: with four, torch.export asks about the order of their strides
-        table = x.view(1, num_atoms, self.heads, x.shape[1], x.shape[2]).permute(0, 1, 3, 2, 4)
-        return table.reshape(num_atoms * x.shape[1], self.channels)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
-        """(N h, Q, d) of the first Q queries (N h, Q, d) and all keys and values (N h, W, d) of each row."""
-        q = q / math.sqrt(q.shape[2])
-        logits = torch.bmm(q, k.mT) if rows.legendre is None else self._angular_logits(q, k, rows.legendre)
-        bias = rows.bias.unsqueeze(1).expand(-1, self.heads, -1).reshape(-1, 1, rows.width)
-        weights = torch.softmax((logits + bias).to(bias.dtype), dim=2).to(v.dtype)
-        return torch.bmm(weights, v)
+def _joined(x: Tensor, num_atoms: int, heads: int) -> Tensor:
+    """(N h, Q, d) to (N Q, H)."""
+    table = x.view(num_atoms, heads, x.shape[1], x.shape[2]).permute(0, 2, 1, 3)
+    return table.reshape(num_atoms * x.shape[1], heads * x.shape[2])
 
-    def _angular_logits(self, q: Tensor, k: Tensor, by_degree: list[Tensor]) -> Tensor:
-        """(N h, Q, W)."""
-        size = q.shape[1] * k.shape[1]
-        logits = q.new_zeros(())
-        for p, a, b in zip(by_degree, q.split(self.degrees, dim=2), k.split(self.degrees, dim=2), strict=True):
-            product = torch.bmm(a, b.mT).view(p.shape[0], self.heads, size)
-            logits = logits + product * p[:, :size].unsqueeze(1)
-        return logits.view(-1, q.shape[1], k.shape[1])
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
+    """(N h, Q, d) of the first Q queries (N h, Q, d) and all keys and values (N h, W, d) of each row."""
+    q = q / math.sqrt(q.shape[2])
+    logits = torch.bmm(q, k.mT) if rows.legendre is None else _angular_logits(q, k, rows.legendre, heads, degrees)
+    bias = rows.bias.unsqueeze(1).expand(-1, heads, -1).reshape(-1, 1, rows.width)
+    return torch.bmm(torch.softmax(logits + bias, dim=2), v)
+
+
+def _angular_logits(q: Tensor, k: Tensor, by_degree: list[Tensor], heads: int, degrees: Sequence[int]) -> Tensor:
+    """(N h, Q, W)."""
+    size = q.shape[1] * k.shape[1]
+    logits = q.new_zeros(())
+    for p, a, b in zip(by_degree, q.split(list(degrees), dim=2), k.split(list(degrees), dim=2), strict=True):
+        product = torch.bmm(a, b.mT).view(p.shape[0], heads, size)
+        logits = logits + product * p[:, :size].unsqueeze(1)
+    return logits.view(-1, q.shape[1], k.shape[1])

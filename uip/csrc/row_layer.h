@@ -1,0 +1,60 @@
+// x + scale W_o attention(W_qkv norm(x)) within rows of tokens, a tile of rows at a time.
+#pragma once
+
+#include <vector>
+
+#include "dense.h"
+#include "row_tile.h"
+
+namespace uip {
+
+/// Learned numbers: norm (H), qkv (3 H, H), its bias (3 H), output (H, H), its bias (H), scale ().
+struct RowLayerWeights {
+  at::Tensor norm, qkv, qkv_bias, output, output_bias, scale;
+};
+
+/// Which tokens stand in which rows. Bonds are sorted by their atoms.
+struct Bonds {
+  at::Tensor log_weight;  // (S) ln w
+  at::Tensor direction;   // (S, 3) unit vectors; not read without angular encoding
+  at::Tensor slots;       // (N, K) bonds of each atom; empty: negative
+};
+
+/// Tokens: atoms' own (N, H) and bonds' (S, H); `kept` (N + S, 3 H), or of no rows, is what the derivative reads again.
+struct Tokens {
+  at::Tensor atoms, bonds, kept;
+};
+
+/// Gradients of tokens (`kept` unused), ln w and directions.
+struct RowLayerGradient {
+  Tokens tokens;
+  at::Tensor log_weight, direction;
+};
+
+class RowLayer {
+ public:
+  /// `degrees` as of `RowTile`; `only_atoms`: bonds' tokens are read, but not written; `type`: of the products.
+  RowLayer(const RowLayerWeights &weights, int64_t heads, std::vector<int64_t> degrees, bool only_atoms,
+           at::ScalarType type);
+
+  /// `keep`: keep queries, keys and values for the derivative, which computes them again otherwise.
+  Tokens forward(const Tokens &x, const Bonds &bonds, bool keep) const;
+  /// `gradient` of what `forward` returned for `x`; `x.kept` is what it kept.
+  RowLayerGradient backward(const Tokens &gradient, const Tokens &x, const Bonds &bonds) const;
+
+ private:
+  struct Part;
+  std::vector<Part> parts(const Bonds &bonds) const;
+  RowTile rows(const Part &part, const Bonds &bonds) const;
+  RowHeads by_head(const at::Tensor &normed, const at::Tensor &qkv, const RowTile &rows, int64_t num_atoms) const;
+  at::Tensor input_gradient(const RowHeads &heads, const RowTile &rows, int64_t num_atoms) const;
+  at::Tensor own_heads(const at::Tensor &x) const;  // (n, H) -> (n h, 1, d)
+
+  Dense qkv_, output_;
+  int64_t heads_, channels_;
+  std::vector<int64_t> degrees_;
+  bool only_atoms_;
+  at::ScalarType type_;
+};
+
+}  // namespace uip
