@@ -80,8 +80,8 @@ def run_lammps(folder: Path, model: Path, atoms: Atoms, ranks: int, steps: int) 
     log = (folder / "log.bench").read_text()
     loop = float(re.findall(r"Loop time of ([0-9.e+-]+)", log)[-1])
     rows = [line.split() for line in log.split("Loop time")[-2].splitlines() if re.match(r"\s*\d+\s", line)]
-    values = np.array([row for row in rows if len(row) == 7][1:], dtype=float).mean(axis=0)
-    _, _, ghosts, edges, angles, bytes_sent, seconds = values
+    values = np.array([row for row in rows if len(row) == 8][1:], dtype=float).mean(axis=0)
+    _, _, ghosts, edges, angles, bytes_sent, seconds, _ = values
     return Timing(loop / steps * 1e3, seconds / ranks * 1e3, ghosts, edges, angles, bytes_sent)
 
 

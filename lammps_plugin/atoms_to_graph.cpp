@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "counts.h"
+
 namespace {
 
 /// How many whole cells lie between an image of an atom and the atom itself.
@@ -85,6 +87,7 @@ void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &list
       candidates_.push_back({static_cast<int>(origins[i].row), row, image});
     }
   }
+  as_count(static_cast<int64_t>(candidates_.size()), "pairs within cutoff and skin on a rank");
   std::sort(candidates_.begin(), candidates_.end());
 }
 

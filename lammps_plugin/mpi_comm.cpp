@@ -3,12 +3,12 @@
 
 #include <ATen/Functions.h>
 
-#include <climits>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
+
+#include "counts.h"
 
 namespace {
 
@@ -16,15 +16,12 @@ constexpr int TAG = 0;  // messages between two ranks of one communicator never 
 
 constexpr int64_t gathered_bytes = int64_t{1} << 30;  // more than this on each rank: keys go around the ring
 
-int64_t total(const std::vector<int> &counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
-
 /// One row as an MPI type: counts are rows, so that messages may exceed 2^31 bytes.
 class RowType {
  public:
   explicit RowType(const at::Tensor &x) : bytes_(x.element_size()) {
     for (int64_t axis = 1; axis < x.dim(); ++axis) bytes_ *= x.size(axis);
-    if (bytes_ > INT_MAX) throw std::runtime_error("a row must be shorter than 2 GiB; use fewer channels");
-    MPI_Type_contiguous(static_cast<int>(bytes_), MPI_BYTE, &type_);
+    MPI_Type_contiguous(as_count(bytes_, "bytes in a row"), MPI_BYTE, &type_);
     MPI_Type_commit(&type_);
   }
   ~RowType() { MPI_Type_free(&type_); }
@@ -38,13 +35,6 @@ class RowType {
   int64_t bytes_;
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
 };
-
-/// Where the rows of each rank begin, in bytes.
-std::vector<int64_t> byte_offsets(const std::vector<int> &counts, int64_t row_bytes) {
-  std::vector<int64_t> offsets(counts.size(), 0);
-  for (size_t p = 1; p < counts.size(); ++p) offsets[p] = offsets[p - 1] + counts[p - 1] * row_bytes;
-  return offsets;
-}
 
 at::Tensor rows_like(const at::Tensor &x, int64_t num_rows) {
   auto shape = x.sizes().vec();
@@ -88,8 +78,7 @@ at::Tensor MpiComm::exchange(const at::Tensor &rows, const Route &route) {
   const auto sent = rows.cpu().contiguous();
   auto received = rows_like(sent, total(route.receive));
   const RowType row(sent);
-  const auto from = byte_offsets(route.send, row.bytes());
-  const auto to = byte_offsets(route.receive, row.bytes());
+  const auto from = offsets(route.send), to = offsets(route.receive);
   const auto *source = static_cast<const char *>(sent.const_data_ptr());
   auto *target = static_cast<char *>(received.mutable_data_ptr());
 
@@ -97,17 +86,17 @@ at::Tensor MpiComm::exchange(const at::Tensor &rows, const Route &route) {
   std::vector<int> expected;
   for (int p = 0; p < num_ranks_; ++p) {
     if (route.receive[p] == 0 || p == rank_) continue;
-    MPI_Irecv(target + to[p], route.receive[p], row.get(), p, TAG, comm_, &requests.emplace_back());
+    MPI_Irecv(target + to[p] * row.bytes(), route.receive[p], row.get(), p, TAG, comm_, &requests.emplace_back());
     expected.push_back(route.receive[p]);
   }
   for (int p = 0; p < num_ranks_; ++p) {
     if (route.send[p] == 0) continue;
     if (p == rank_) {
-      std::memcpy(target + to[p], source + from[p], route.send[p] * row.bytes());
+      std::memcpy(target + to[p] * row.bytes(), source + from[p] * row.bytes(), route.send[p] * row.bytes());
       continue;
     }
-    MPI_Isend(source + from[p], route.send[p], row.get(), p, TAG, comm_, &requests.emplace_back());
-    bytes_sent_ += route.send[p] * row.bytes();
+    MPI_Isend(source + from[p] * row.bytes(), route.send[p], row.get(), p, TAG, comm_, &requests.emplace_back());
+    count_sent(route.send[p] * row.bytes(), 1);
   }
   std::vector<MPI_Status> statuses(requests.size());
   MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data());
@@ -124,7 +113,7 @@ std::string MpiComm::first_text(const std::string &mine) const {
   int first = 0;
   MPI_Allreduce(&candidate, &first, 1, MPI_INT, MPI_MIN, comm_);
   if (first == num_ranks_) return "";
-  int length = static_cast<int>(mine.size());
+  int length = as_count(static_cast<int64_t>(mine.size()), "letters in a message");
   MPI_Bcast(&length, 1, MPI_INT, first, comm_);
   std::string text = mine;
   text.resize(length);
@@ -137,7 +126,7 @@ std::string MpiComm::text_of_rank_0(const std::string &mine) const { return firs
 void MpiComm::set_rows(int64_t num_owned, const at::Tensor &wanted, const std::vector<int> &counts) {
   num_owned_ = num_owned;
   num_ghosts_ = wanted.size(0);
-  const int mine = static_cast<int>(num_owned);
+  const int mine = as_count(num_owned, "atoms on a rank");
   MPI_Allgather(&mine, 1, MPI_INT, owned_counts_.data(), 1, MPI_INT, comm_);
   const Route asking = route(counts);
   ghosts_ = {exchange(wanted, asking), asking.reversed()};
@@ -177,11 +166,10 @@ at::Tensor MpiComm::all_gather(const at::Tensor &x, int64_t num_total) {
   const auto mine = x.cpu().contiguous();
   auto gathered = rows_like(mine, num_total);
   const RowType row(mine);
-  std::vector<int> offsets(num_ranks_, 0);
-  std::partial_sum(owned_counts_.begin(), owned_counts_.end() - 1, offsets.begin() + 1);
-  MPI_Allgatherv(mine.const_data_ptr(), static_cast<int>(num_owned_), row.get(), gathered.mutable_data_ptr(),
-                 owned_counts_.data(), offsets.data(), row.get(), comm_);
-  bytes_sent_ += (num_ranks_ - 1) * num_owned_ * row.bytes();
+  const auto starts = int_offsets(owned_counts_);
+  MPI_Allgatherv(mine.const_data_ptr(), owned_counts_[rank_], row.get(), gathered.mutable_data_ptr(),
+                 owned_counts_.data(), starts.data(), row.get(), comm_);
+  if (num_owned_ > 0) count_sent((num_ranks_ - 1) * num_owned_ * row.bytes(), num_ranks_ - 1);
   return gathered.to(x.device());
 }
 
@@ -189,7 +177,7 @@ at::Tensor MpiComm::reduce_scatter(const at::Tensor &x, int64_t num_owned) {
   check_rows("reduce_scatter", num_owned, num_owned_);
   check_rows("reduce_scatter", x.size(0), total(owned_counts_));
   // each rank gets its rows from all ranks and adds them in rank order: the same sum on every run
-  const Route route{owned_counts_, std::vector<int>(num_ranks_, static_cast<int>(num_owned_))};
+  const Route route{owned_counts_, std::vector<int>(num_ranks_, owned_counts_[rank_])};
   auto shape = x.sizes().vec();
   shape[0] = num_owned_;
   shape.insert(shape.begin(), num_ranks_);
@@ -210,9 +198,14 @@ at::Tensor MpiComm::rank_layout(const at::Tensor &x) {
 
 at::Tensor MpiComm::ring_shift(const at::Tensor &x, int64_t num_rows) {
   Route route{std::vector<int>(num_ranks_, 0), std::vector<int>(num_ranks_, 0)};
-  route.send[(rank_ + 1) % num_ranks_] = static_cast<int>(x.size(0));
-  route.receive[(rank_ + num_ranks_ - 1) % num_ranks_] = static_cast<int>(num_rows);
+  route.send[(rank_ + 1) % num_ranks_] = as_count(x.size(0), "rows on a rank");
+  route.receive[(rank_ + num_ranks_ - 1) % num_ranks_] = as_count(num_rows, "rows on a rank");
   return exchange(x, route);
+}
+
+void MpiComm::count_sent(int64_t bytes, int64_t messages) {
+  bytes_sent_ += bytes;
+  messages_sent_ += messages;
 }
 
 /// Only what programs exchange is dropped, not what the graph is made of.

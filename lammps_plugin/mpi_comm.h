@@ -33,8 +33,9 @@ class MpiComm final : public uip::Comm {
   int num_ranks() const { return num_ranks_; }
   /// This rank's number among those of its computer. Collective.
   int rank_on_node() const;
-  /// Bytes that this rank has sent to others so far.
+  /// Bytes and messages with rows that this rank has sent to others so far; gathering counts as one to each.
   int64_t bytes_sent() const { return bytes_sent_; }
+  int64_t messages_sent() const { return messages_sent_; }
 
   /// The route of rows of which `send[p]` go to rank p. Collective.
   Route route(const std::vector<int> &send) const;
@@ -72,13 +73,14 @@ class MpiComm final : public uip::Comm {
     Route route = {};
   };
 
+  void count_sent(int64_t bytes, int64_t messages);
   bool is_dropped(const char *what) const;
   void check_rows(const char *op, int64_t got, int64_t wanted) const;
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int num_ranks_ = 1;
-  int64_t bytes_sent_ = 0;
+  int64_t bytes_sent_ = 0, messages_sent_ = 0;
   int64_t num_owned_ = 0;
   int64_t num_ghosts_ = 0;
   std::vector<int> owned_counts_;

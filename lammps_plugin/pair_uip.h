@@ -45,7 +45,7 @@ class PairUIP final : public Pair {
 
  private:
   /// What `compute pair` shows of the last step, summed over ranks.
-  enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, NUM_EXTRA };
+  enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, MESSAGES_SENT, NUM_EXTRA };
   using Tensors = std::map<std::string, at::Tensor>;
 
   void set(const std::vector<std::string> &words);

@@ -115,7 +115,7 @@ void PairUIP::together(Work work) {
 
 void PairUIP::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
-  const auto bytes_before = ranks_.bytes_sent();
+  const auto bytes_before = ranks_.bytes_sent(), messages_before = ranks_.messages_sent();
   const auto positions = alone([&] {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
     return graph_->gather_positions(atom->x);
@@ -126,6 +126,7 @@ void PairUIP::compute(int eflag, int vflag) {
   const auto outputs = alone([&] { return run(inputs); });
   alone([&] { store(outputs); });
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
+  pvector[MESSAGES_SENT] = static_cast<double>(ranks_.messages_sent() - messages_before);
 }
 
 void PairUIP::rebuild() {

@@ -50,8 +50,10 @@ def all_ranks() -> Iterator[Any]:
     except Exception as error:
         if ranks is None:
             raise
-        errors.print(f"uip, rank {ranks.rank}: {error}", style="bold red", markup=False, highlight=False)
-        ranks.Abort(1)
+        try:
+            errors.print(f"uip, rank {ranks.rank}: {error}", style="bold red", markup=False, highlight=False)
+        finally:  # also when there is no memory to say it
+            ranks.Abort(1)
 
 
 @app.command()

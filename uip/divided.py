@@ -61,7 +61,7 @@ class Share:
         communicator: carries rows between the ranks of `comm`.
     """
 
-    def __init__(self, comm: Any, graph: Graph, owner: Integers, *, ring: bool = False) -> None:
+    def __init__(self, comm: Any, graph: Graph, owner: Integers, *, ring: bool | None = None) -> None:
         self.graph, self.owner, self.rank = graph, owner, comm.rank
         centre, neighbor = graph.edge_index.numpy()
         self.atoms, self.edges = self._mine(owner), self._mine(owner[centre])
@@ -124,11 +124,12 @@ def _places(rows: Integers, size: int) -> Integers:
     return place
 
 
-def evaluate_divided(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: bool = False) -> Outputs:
+def evaluate_divided(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: bool | None = None) -> Outputs:
     """All outputs of a graph of one structure, float64 and the same on every rank. Collective.
 
     Args:
-        ring: whether attention over all atoms hands keys around the ring instead of gathering them.
+        ring: whether attention over all atoms hands keys around the ring instead of gathering them; None: if they are
+            many.
 
     Raises:
         ValueError: a potential that must see the whole structure at once.
@@ -156,7 +157,7 @@ def _joined(comm: Any, part: Tensor, rows: Integers, size: int) -> Tensor:
     return torch.from_numpy(whole)
 
 
-def predict_divided(evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool = False) -> Prediction:
+def predict_divided(evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool | None = None) -> Prediction:
     """The prediction of one structure, on every rank the same; see `evaluate_divided`."""
     evaluator.check_elements(structure.atomic_numbers)
     graph = evaluator.neighbor_list().build(structure)

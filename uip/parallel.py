@@ -14,20 +14,28 @@ they are the same ops, and a `Communicator` carries.
 from __future__ import annotations
 
 import functools
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from uip.ops.attention import Radial
 
+Counts = Sequence[int] | NDArray[np.int64]
+"""A number for each rank."""
+
 EDGES, BONDS = 0, 1
 """Which list `reverse_edges` speaks of: all edges, or bonds (`uip::Relation` in csrc/comm.h)."""
+
+GATHERED_BYTES = 1 << 30
+"""More than this on each rank: keys go around the ring. As in lammps_plugin/mpi_comm.cpp."""
 
 LIBRARY = Path(__file__).parent / "lib" / "libuip.so"
 
@@ -136,36 +144,84 @@ def use_communicator(communicator: Communicator) -> Iterator[None]:
             library._destroy()
 
 
+class Messages:
+    """Carries rows between the ranks of an mpi4py communicator, and counts what this rank sends to others.
+
+    One row is one MPI datatype: counts are rows, so that a message may hold more than 2^31 bytes.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+        self.bytes_sent = self.num_sent = 0
+
+    def exchange(self, rows: Tensor, send: Counts, receive: Counts) -> Tensor:
+        """Rows that all ranks sent here, in rank order; of `rows` (sum(send), ...), `send[p]` go to rank p."""
+        with _row_type(rows) as row:
+            received = rows.new_empty((int(np.sum(receive)), *rows.shape[1:]))
+            self.comm.Alltoallv(_of_ranks(rows, send, row), _of_ranks(received, receive, row))
+            others = np.delete(np.asarray(send), self.comm.rank)
+            self._count(int(others.sum()) * row.size, int((others > 0).sum()))
+        return received
+
+    def all_gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in rank order. Counts as one message to each other rank."""
+        counts = self.comm.allgather(rows.shape[0])
+        with _row_type(rows) as row:
+            gathered = rows.new_empty((sum(counts), *rows.shape[1:]))
+            self.comm.Allgatherv([rows.contiguous().numpy(), rows.shape[0], row], _of_ranks(gathered, counts, row))
+            others = (self.comm.size - 1) * (rows.shape[0] > 0)
+            self._count(others * rows.shape[0] * row.size, others)
+        return gathered
+
+    def _count(self, num_bytes: int, num_messages: int) -> None:
+        self.bytes_sent += num_bytes
+        self.num_sent += num_messages
+
+
+@contextmanager
+def _row_type(rows: Tensor) -> Iterator[Any]:
+    """One row as an MPI datatype."""
+    from mpi4py import MPI
+
+    row = MPI.BYTE.Create_contiguous(rows[:0].element_size() * math.prod(rows.shape[1:])).Commit()
+    try:
+        yield row
+    finally:
+        row.Free()
+
+
+def _of_ranks(rows: Tensor, counts: Counts, row: Any) -> list[Any]:
+    """What mpi4py wants to know of rows that belong to several ranks."""
+    starts = np.cumsum([0, *counts[:-1]])
+    return [rows.contiguous().numpy(), (counts, starts), row]
+
+
 class RemoteRows:
     """Rows that other ranks own: who wants which, agreed once.
 
     Args:
-        comm: an mpi4py communicator.
+        messages: carry them.
         owners: (K, 2) rank and row of each of the K rows that this rank wants.
     """
 
-    def __init__(self, comm: Any, owners: np.ndarray) -> None:
-        self.comm = comm
+    def __init__(self, messages: Messages, owners: np.ndarray) -> None:
+        self.messages = messages
         owners = np.asarray(owners, dtype=np.int64).reshape(-1, 2)
-        wanted = [np.flatnonzero(owners[:, 0] == rank) for rank in range(comm.size)]
-        self.num_wanted = len(owners)
-        self.places = [torch.from_numpy(places) for places in wanted]
-        self.asked = [torch.from_numpy(rows) for rows in comm.alltoall([owners[places, 1] for places in wanted])]
+        order = np.argsort(owners[:, 0], kind="stable")
+        self.places = torch.from_numpy(order)
+        self.receive = np.bincount(owners[:, 0], minlength=messages.comm.size)
+        self.send = np.array(messages.comm.alltoall(self.receive.tolist()))
+        self.rows = messages.exchange(torch.from_numpy(owners[order, 1]), self.receive, self.send)
 
     def fetch(self, x: Tensor) -> Tensor:
         """Rows of this rank to the rows it wants, (K, C)."""
-        received = self.comm.alltoall([x.index_select(0, rows).numpy() for rows in self.asked])
-        result = x.new_empty((self.num_wanted, *x.shape[1:]))
-        for places, rows in zip(self.places, received, strict=True):
-            result[places] = torch.from_numpy(rows)
-        return result
+        received = self.messages.exchange(x.index_select(0, self.rows), self.send, self.receive)
+        return torch.empty_like(received).index_copy_(0, self.places, received)
 
     def add_to_owners(self, total: Tensor, x: Tensor) -> Tensor:
         """Adjoint of `fetch`: `total`, rows of this rank, plus what others hold in `x`, (K, C), for them."""
-        received = self.comm.alltoall([x.index_select(0, places).numpy() for places in self.places])
-        for rows, values in zip(self.asked, received, strict=True):
-            total = total.index_add(0, rows, torch.from_numpy(values))
-        return total
+        received = self.messages.exchange(x.index_select(0, self.places), self.receive, self.send)
+        return total.index_add(0, self.rows, received)
 
 
 class MPICommunicator:
@@ -175,15 +231,15 @@ class MPICommunicator:
         comm: an mpi4py communicator.
         ghosts: (R - N, 2) rank and row of the owner of each ghost.
         partners: by relation, (E, 2) rank and row of the opposite direction of each edge.
-        ring: whether attention hands keys around the ring instead of gathering them.
+        ring: whether attention hands keys around the ring instead of gathering them; None: if they are many.
     """
 
     def __init__(
-        self, comm: Any, ghosts: np.ndarray, partners: Mapping[int, np.ndarray], *, ring: bool = False
+        self, comm: Any, ghosts: np.ndarray, partners: Mapping[int, np.ndarray], *, ring: bool | None = None
     ) -> None:
-        self.comm, self.ring = comm, ring
-        self.ghosts = RemoteRows(comm, ghosts)
-        self.partners = {relation: RemoteRows(comm, owners) for relation, owners in partners.items()}
+        self.comm, self.ring, self.messages = comm, ring, Messages(comm)
+        self.ghosts = RemoteRows(self.messages, ghosts)
+        self.partners = {relation: RemoteRows(self.messages, owners) for relation, owners in partners.items()}
 
     def ghost_gather(self, x: Tensor, num_rows: int) -> Tensor:
         return torch.cat([x, self.ghosts.fetch(x)])
@@ -195,17 +251,23 @@ class MPICommunicator:
         return self.partners[relation].fetch(x)
 
     def all_gather(self, x: Tensor, num_total: int) -> Tensor:
-        return torch.cat([torch.from_numpy(rows) for rows in self.comm.allgather(x.numpy())])
+        return self.messages.all_gather(x)
 
     def reduce_scatter(self, x: Tensor, num_owned: int) -> Tensor:
-        counts = self.comm.allgather(num_owned)
-        received = self.comm.alltoall([rows.numpy() for rows in x.split(counts)])
-        return torch.from_numpy(np.sum(received, axis=0))
+        size = self.comm.size
+        received = self.messages.exchange(x, self.comm.allgather(num_owned), [num_owned] * size)
+        return received.view(size, num_owned, *x.shape[1:]).sum(0)
 
     def rank_layout(self, x: Tensor) -> Tensor:
-        return torch.tensor([self.comm.rank, int(self.ring), *self.comm.allgather(x.shape[0])])
+        counts = self.comm.allgather(x.shape[0])
+        ring = self.ring
+        if ring is None:
+            # gathered at the same time: keys, values and the gradients of both
+            ring = 4 * sum(counts) * x.shape[1] * x.element_size() > GATHERED_BYTES
+        return torch.tensor([self.comm.rank, int(ring), *counts])
 
     def ring_shift(self, x: Tensor, num_rows: int) -> Tensor:
         rank, size = self.comm.rank, self.comm.size
-        received = self.comm.sendrecv(x.numpy(), dest=(rank + 1) % size, source=(rank - 1) % size)
-        return torch.from_numpy(received)
+        send, receive = [0] * size, [0] * size
+        send[(rank + 1) % size], receive[(rank - 1) % size] = x.shape[0], num_rows
+        return self.messages.exchange(x, send, receive)

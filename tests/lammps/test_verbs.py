@@ -203,9 +203,9 @@ def test_partitions(folder: Path) -> None:
 
 
 def test_compute_pair_counts(folder: Path) -> None:
-    """The six numbers of `compute pair`: nothing is sent on one rank, and edges do not depend on ranks."""
+    """The seven numbers of `compute pair`: nothing is sent on one rank, and edges do not depend on ranks."""
     deck = START + pair() + "compute counts all pair uip\nthermo_style custom step pe c_counts[*]\nrun 0\n"
-    deck += "print 'COUNTS " + " ".join(f"$(c_counts[{k}]:%.16g)" for k in range(1, 7)) + "'\n"
+    deck += "print 'COUNTS " + " ".join(f"$(c_counts[{k}]:%.16g)" for k in range(1, 8)) + "'\n"
     one, two = (printed(lammps(folder, deck, ranks), "COUNTS") for ranks in (1, 2))
     assert one[0] == pytest.approx(two[0], abs=1e-9)  # sum of magmoms
     assert one[1] == 0  # ghosts
@@ -214,6 +214,8 @@ def test_compute_pair_counts(folder: Path) -> None:
     assert one[4] == 0  # bytes
     assert two[4] > 0
     assert one[5] > 0  # seconds
+    assert one[6] == 0  # messages
+    assert two[6] > 0
 
 
 def test_without_ids_and_with_threads(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,16 @@ import pytest
 import systems
 from ase import Atoms
 from ase.io import read, write
+from conftest import random_allscaip
 from export_files import exported
 
 from uip import Calculator
+from uip.checkpoint import save_checkpoint
 
 HERE = Path(__file__).parent
 
 
-def run_on_ranks(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_on_ranks(num_ranks: int, *arguments: str, limit: float = 240) -> subprocess.CompletedProcess[str]:
     mpiexec = Path(sys.executable).parent / "mpiexec"
     return subprocess.run(
         [str(mpiexec), "-n", str(num_ranks), sys.executable, "-m", "mpi4py", *arguments],
@@ -32,7 +35,7 @@ def run_on_ranks(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess
         cwd=HERE,
         capture_output=True,
         encoding="utf-8",
-        timeout=240,
+        timeout=limit,
         check=False,
     )
 
@@ -95,3 +98,22 @@ def test_what_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
     result = run_on_ranks(2, "-m", "uip", "predict", str(file))
     assert result.returncode != 0
     assert "knows H to Pu" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("way", ["gather", "ring"])
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        pytest.param("kill", "Killed (signal 9)", marks=pytest.mark.slow),
+        ("raise", "uip, rank 1: a deliberate failure"),
+        ("memory", "uip, rank 1: .*allocate memory"),
+    ],
+)
+def test_a_rank_that_fails_inside_attention_ends_all(how: str, expected: str, way: str, tmp_path: Path) -> None:
+    write(tmp_path / "water.xyz", systems.water())
+    save_checkpoint(random_allscaip(), tmp_path / "model.ckpt")
+    command = ["predict", str(tmp_path / "water.xyz"), "--model", str(tmp_path / "model.ckpt")]
+    result = run_on_ranks(2, "mpi_failure.py", how, way, *command, limit=60)
+    assert result.returncode != 0
+    text = " ".join((result.stdout + result.stderr).split())
+    assert re.search(expected.replace("(signal 9)", r"\(signal 9\)"), text), text
