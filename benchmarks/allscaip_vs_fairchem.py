@@ -8,8 +8,8 @@ included. The peer lives in an environment of its own, since it needs other vers
 has a process for a system; the two take turns, so that neighbouring calls meet the same machine, and the table gives
 the best of each, the ratio of the bests and the median of the ratios of neighbouring calls. Memory is what the first
 call on the system adds at its peak to a process that has evaluated eight waters before (Linux: VmHWM, reset before
-the call). GEMM rate: multiplications counted by torch over the best time, against the best rate of a product of the
-shape that dominates (tokens x H with H x 2 H), measured in the same process.
+the call). GEMM rate: the multiplications that energy and forces need over the best time, against the best rate of a
+product of the shape that dominates (tokens x H with H x 2 H), measured in the same process.
 
 --memory N ... asks for memory alone, of both codes, a process each; more than --limit GB ends a process, not the
 machine.
@@ -99,12 +99,13 @@ def peer_model(size: str) -> torch.nn.Module:
     return HydraModelV2(backbone, {"efs": head}).eval().requires_grad_(False)
 
 
-def peer(size: str, weights: Path) -> Evaluate:
+def peer(size: str, weights: Path | None) -> Evaluate:
     from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 
     logging.disable(logging.WARNING)
     model = peer_model(size)
-    model.load_state_dict(torch.load(weights))
+    if weights is not None:
+        model.load_state_dict(torch.load(weights))
 
     def evaluate(atoms: ase.Atoms) -> tuple[float, np.ndarray]:
         data = AtomicData.from_ase(atoms, task_name="omol", r_edges=False)
@@ -188,12 +189,20 @@ def memory_in_use(key: str) -> float:
 
 
 def multiplications(evaluate: Evaluate, atoms: ase.Atoms, size: str) -> float:
-    """Floating point operations of all matrix products and attentions of one call."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Floating point operations that energy and forces need for products of weights and tokens: one forward, one
+    gradient, no derivatives of weights, nothing twice."""
+    from uip.data.read import structure_from_atoms
+    from uip.models.allscaip import AllScAIPConfig
+    from uip.neighbors import build_graph
+    from uip.ops.soft_rank import SoftNearest
 
-    with FlopCounterMode(display=False) as counter:
-        evaluate(atoms)
-    return float(counter.get_total_flops())
+    soft = SoftNearest()
+    num_bonds = len(build_graph(structure_from_atoms(atoms), soft.reach, None, soft).bond_index)
+    tokens, h = len(atoms) + num_bonds, SIZES[size]["hidden_size"]
+    blocks = SIZES[size]["num_layers"] * (8 * tokens + 4 * num_bonds + 8 * len(atoms)) * h * h
+    unread = (2 * num_bonds + 4 * num_bonds) * h * h  # of the last block: queries, outputs and feed-forward of bonds
+    embedding = num_bonds * (AllScAIPConfig.num_radial + 36 + h) * h
+    return float(2 * 2 * (blocks - unread + embedding))
 
 
 def gemm_rate(evaluate: Evaluate, atoms: ase.Atoms, size: str) -> float:
@@ -239,20 +248,20 @@ class Worker:
 
 def compare(arguments: argparse.Namespace, weights: Path) -> None:
     codes = ["fairchem", *arguments.modes]
-    print(f"{'atoms':>6} {'code':16}{'best s':>9}{'best':>8}{'median':>8}{'memory GB':>11}{'ratio':>7}{'GEMM':>22}")
+    print(f"{'atoms':>6} {'code':18}{'best s':>9}{'best':>8}{'median':>8}{'memory GB':>11}{'ratio':>7}{'GEMM':>22}")
     for waters in arguments.waters:
         workers = {code: Worker(code, arguments, weights) for code in codes}
         memory = {code: worker.ask("memory", waters) for code, worker in workers.items()}
         runs = [{code: worker.ask("time", waters) for code, worker in workers.items()} for _ in range(arguments.rounds)]
-        operations = workers[codes[1]].ask("work", waters) if codes[1] == "uip" else None
+        operations = workers[codes[1]].ask("work", waters)
         peak = max(workers[codes[1]].ask("gemm") for _ in range(3))
         for code in codes:
             best = min(run[code]["seconds"] for run in runs)
             ratios = [run["fairchem"]["seconds"] / run[code]["seconds"] for run in runs]
             first = min(run["fairchem"]["seconds"] for run in runs) / best
-            line = f"{3 * waters:6} {code:16}{best:9.3f}{first:7.2f}x{statistics.median(ratios):7.2f}x"
+            line = f"{3 * waters:6} {code:18}{best:9.3f}{first:7.2f}x{statistics.median(ratios):7.2f}x"
             line += f"{memory[code]:11.3f}{memory['fairchem'] / memory[code]:6.1f}x"
-            if operations and code != "fairchem":
+            if code != "fairchem":
                 line += f"{operations / best / 1e9:8.0f} GFLOP/s, {operations / best / peak:.0%}"
             print(line, flush=True)
         apart = differences(runs[0])
@@ -273,14 +282,14 @@ def differences(run: dict[str, Any]) -> str:
 def compare_memory(arguments: argparse.Namespace, weights: Path) -> None:
     codes = ["fairchem", *arguments.modes]
     print(
-        f"memory above base, GB; limit {arguments.limit:g} GB\n{'atoms':>6}" + "".join(f"{code:>17}" for code in codes)
+        f"memory above base, GB; limit {arguments.limit:g} GB\n{'atoms':>6}" + "".join(f"{code:>19}" for code in codes)
     )
     for waters in arguments.memory:
         line = f"{3 * waters:6}"
         for code in codes:
             worker = Worker(code, arguments, weights, arguments.limit)
             answer = worker.ask("memory", waters)
-            line += f"{'more than limit' if answer is None else f'{answer:.2f}':>17}"
+            line += f"{'more than limit' if answer is None else f'{answer:.2f}':>19}"
             worker.end()
         print(line, flush=True)
 
@@ -291,7 +300,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="sm")
     parser.add_argument("--waters", type=int, nargs="*", default=[64, 512], help="molecules of each box: cubes")
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="boxes of which memory alone is asked")
-    parser.add_argument("--modes", nargs="*", default=["uip"], help="of uip: 'uip', 'uip recomputed', 'uip .pt2'")
+    parser.add_argument(
+        "--modes",
+        nargs="*",
+        default=["uip"],
+        help="of uip: 'uip', 'uip recomputed', 'uip .pt2', 'uip bfloat16', 'uip bfloat16 .pt2'",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=20.0, help="GB, of a process under --memory")

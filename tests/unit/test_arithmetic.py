@@ -1,0 +1,74 @@
+"""bfloat16 products and recomputed layers: offered by AllScAIP, refused by others, the same from eager to programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import systems
+from conftest import random_allscaip, random_chgnet
+from export_files import exported, source
+
+import uip
+from uip.checkpoint import for_inference
+from uip.export import export_model
+from uip.predict import load_evaluator
+
+
+def forces_of(atoms: ase.Atoms, **kwargs: object) -> np.ndarray:
+    atoms = atoms.copy()
+    atoms.calc = uip.Calculator(**kwargs)
+    return atoms.get_forces()
+
+
+def test_bfloat16_moves_forces_by_a_percent() -> None:
+    model, atoms = random_allscaip(angular=True), systems.water()
+    exact, half = (forces_of(atoms, model=model, dtype=dtype) for dtype in ("float64", "bfloat16"))
+    error = np.sqrt(((half - exact) ** 2).mean() / (exact**2).mean())
+    assert 1e-4 < error < 3e-2
+
+
+def test_a_model_keeps_its_arithmetic() -> None:
+    model = for_inference(random_allscaip(), dtype="bfloat16", device="cpu")
+    assert load_evaluator(model).title.endswith("bfloat16")
+    assert load_evaluator(model, dtype="float64").title.endswith("float64")
+
+
+def test_programs_multiply_in_bfloat16() -> None:
+    file = exported("allscaip-plain", ".pt", "bfloat16")
+    assert load_evaluator(file).title.endswith("bfloat16")
+    eager = forces_of(systems.water(), model=source("allscaip-plain"), dtype="bfloat16")
+    np.testing.assert_allclose(forces_of(systems.water(), model=file), eager, rtol=0, atol=1e-3 * np.abs(eager).max())
+
+
+@pytest.mark.slow
+def test_compiled_programs_multiply_in_bfloat16() -> None:
+    file = exported("allscaip-full", ".pt2", "bfloat16")
+    eager = forces_of(systems.water(), model=source("allscaip-full"), dtype="bfloat16")
+    np.testing.assert_allclose(forces_of(systems.water(), model=file), eager, rtol=0, atol=1e-3 * np.abs(eager).max())
+
+
+def test_programs_recompute(tmp_path: Path) -> None:
+    """The same numbers; queries, keys and values are not among the tensors of the program."""
+    export_model(random_allscaip(), tmp_path / "small.pt", dtype="float64", recompute=True)
+    kept = forces_of(systems.water(), model=exported("allscaip-plain", ".pt"))
+    np.testing.assert_allclose(forces_of(systems.water(), model=tmp_path / "small.pt"), kept, rtol=0, atol=1e-12)
+
+
+def test_what_a_program_is_made_for_cannot_be_changed() -> None:
+    file = exported("allscaip-plain", ".pt", "bfloat16")
+    with pytest.raises(
+        ValueError, match="`dtype` is float32, but 'unnamed' was exported for bfloat16; leave `dtype` out"
+    ):
+        load_evaluator(file, dtype="float32")
+
+
+def test_chgnet_offers_neither(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`dtype` 'bfloat16' is not offered by chgnet; take 'float32'"):
+        uip.Calculator(random_chgnet(), dtype="bfloat16")
+    with pytest.raises(ValueError, match="`dtype` 'bfloat16' is not offered by chgnet"):
+        uip.Calculator("chgnet-0.3.0", dtype="bfloat16")
+    with pytest.raises(ValueError, match="`recompute` is not offered by chgnet; leave it out"):
+        export_model(random_chgnet(), tmp_path / "x.pt", recompute=True)
