@@ -4,7 +4,6 @@
 //
 // For inference: weights are constants, and asking for their derivatives, or for second ones, is an error.
 #include <ATen/Functions.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "feed_forward.h"
+#include "find_op.h"
 #include "row_layer.h"
 
 namespace uip {
@@ -24,11 +24,6 @@ using torch::autograd::variable_list;
 using Weights = std::vector<Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
-template <typename Op>
-c10::TypedOperatorHandle<Op> find_op(const char *name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Op>();
-}
 
 at::ScalarType arithmetic(const Tensor &x, bool bfloat16) {
   TORCH_CHECK(!bfloat16 || x.scalar_type() == at::kFloat, "with bfloat16, tokens must be float32, got ",

@@ -5,11 +5,11 @@
 // so gradients of any order are again these ops. Results never share memory with arguments, and their
 // number of rows is that of an argument (the "carrier", whose values nobody reads): both are what
 // programs compiled by AOTInductor ask for. Names and meaning: comm.h.
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "comm.h"
+#include "find_op.h"
 
 namespace uip {
 namespace {
@@ -77,11 +77,6 @@ Tensor rows_of_relation(const Tensor &x, const Tensor & /*reverse*/, int64_t /*r
 
 using CarrierOp = Tensor(const Tensor &, const Tensor &);
 using RelationOp = Tensor(const Tensor &, const Tensor &, int64_t);
-
-template <typename Op>
-c10::TypedOperatorHandle<Op> find_op(const char *name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Op>();
-}
 
 // The pairs of ops that are each other's adjoint.
 struct GhostGather {
