@@ -142,8 +142,8 @@ def step(model: Model, machine: Machine, num_atoms: float, num_ranks: int, ring:
 
 SMALL = Model(channels=64, num_layers=2, bonds=12)
 SM = Model(channels=512, num_layers=6, bonds=30)
-CORE = Machine(attention_rate=20e9, local_rate=20e9, bandwidth=5e9, latency=2e-6)
-"""One core of this kind of machine: rates measured by `attention_ranks.py --constants`; network assumed."""
+CORE = Machine(attention_rate=64e9, local_rate=60e9, bandwidth=5e9, latency=2e-6)
+"""One core: rates of size sm, measured by `attention_ranks.py --constants --size sm`; network assumed."""
 GPU = Machine(attention_rate=40e12, local_rate=40e12, bandwidth=25e9, latency=10e-6)
 """Assumed, to be replaced by measurements: a data centre's GPU in tf32, one network card each."""
 SIZES = (10**3, 10**4, 10**5, 10**6)
@@ -151,7 +151,13 @@ RANKS = (1, 8, 64, 512)
 
 
 def seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    if value >= 100:
+        return f"{value:,.0f} s"
+    return f"{value:.2g} s" if value >= 0.995 else f"{value * 1e3:.3g} ms"
+
+
+def size(value: float) -> str:
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
 
 
 def table(model: Model, machine: Machine) -> str:
@@ -163,8 +169,8 @@ def table(model: Model, machine: Machine) -> str:
             sent = attention_traffic(model, num_atoms, num_ranks, False).num_bytes / num_ranks
             held = [attention_memory(model, num_atoms, num_ranks, way) for way in (False, True)]
             cells = [f"{num_atoms:,}", str(num_ranks), *(seconds(x) for x in (gather.attention, gather.local))]
-            cells += [seconds(gather.sending), seconds(ring.sending), f"{sent / 1e6:,.3g} MB"]
-            lines.append("| " + " | ".join([*cells, *(f"{x / 1e6:,.3g} MB" for x in held)]) + " |")
+            cells += [seconds(gather.sending), seconds(ring.sending), size(sent)]
+            lines.append("| " + " | ".join([*cells, *(size(x) for x in held)]) + " |")
     return "\n".join(lines)
 
 
