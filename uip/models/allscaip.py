@@ -255,7 +255,6 @@ class AllScAIP(Potential):
     """Energies of atoms; see the module's text."""
 
     name = "allscaip"
-    recompute = False
     kept_bytes = 6e9
     bfloat16_products = False
     soft: SoftNearest

@@ -146,7 +146,6 @@ class CHGNet(Potential):
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
     program_outputs = ("node_energy", "edge_grad", "magmoms")
-    recompute = False
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()

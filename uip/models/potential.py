@@ -40,8 +40,8 @@ class Potential(nn.Module):
     """By element, eV."""
     soft: SoftNearest | None = None
     """What makes an edge a bond; None: `bond_cutoff` does."""
-    recompute: bool | None = None
-    """Keep only what enters each layer, and compute the rest again in backward passes; None: the model decides."""
+    recompute: bool = False
+    """Training: keep only what enters each layer, and compute the rest again in backward passes."""
 
     kept_bytes: float | None = None
     """Inference: how much layers may keep for the gradient, beyond which they compute it again; None: not offered."""
