@@ -14,7 +14,7 @@ import ase.io
 import numpy as np
 import torch
 from ase import Atoms, units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 import uip
@@ -44,7 +44,8 @@ def drift(model: str, atoms: Atoms, dtype: str, steps: int, temperature: float) 
     """Slope of the total energy, meV/atom/ps, and its scatter about the line, meV/atom."""
     atoms = atoms.copy()
     atoms.calc = uip.Calculator(model, dtype=dtype)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(0))
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature)
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(len(atoms), 3)) * width[:, None])
     Stationary(atoms)
     rows: list[tuple[float, float]] = []
     dynamics = VelocityVerlet(atoms, timestep=1.0 * units.fs)

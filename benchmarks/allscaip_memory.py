@@ -1,9 +1,13 @@
 """Peak memory and time of energy and forces against the number of atoms: AllScAIP "sm", periodic water, float32.
 
-    python benchmarks/allscaip_memory.py [--atoms 192 1029 10125] [--radial] [--program sm.pt2] [--figure x.png]
+    python benchmarks/allscaip_memory.py [--atoms 192 1029 10125] [--radial] [--program sm.pt2] [--save uip.json]
+    python benchmarks/allscaip_memory.py --peer .venv-fairchem/bin/python --save fairchem.json
+    python benchmarks/allscaip_memory.py --draw uip.json fairchem.json --figure memory.png
 
-Each size runs in a process of its own. `--program`: an exported file instead of the eager model; it is written first if
-it does not exist, with layers recomputed. Weights are random: neither memory nor time depends on them.
+Each size runs in a process of its own, which ends with an error where it needs more than --limit GB; larger sizes are
+not tried then. `--program`: an exported file instead of the eager model; it is written first if it does not exist, with
+`recompute`. `--peer`: the published code (fairchem-core 2.24), run by that Python. Weights are random: neither memory
+nor time depends on them.
 """
 
 from __future__ import annotations
@@ -15,28 +19,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import allscaip_vs_fairchem as versus
 import torch
-from ase import Atoms
-from ase.build import molecule
-
-SPACING = 3.1
-"""A between molecules, about the density of water."""
 
 
-def water(num_atoms: int) -> Atoms:
+def water(num_atoms: int):
     """The cube of molecules whose number of atoms is nearest."""
-    side = round((num_atoms / 3) ** (1 / 3))
-    generator = np.random.default_rng(0)
-    box = Atoms(cell=np.eye(3) * SPACING * side, pbc=True)
-    for place in np.ndindex(side, side, side):
-        one = molecule("H2O")
-        one.rotate(generator.uniform(0, 360), generator.normal(size=3))
-        one.positions += SPACING * np.array(place) - one.positions.mean(0)
-        box += one
-    box.rattle(0.05, seed=1)
-    return box
+    return versus.water(round((num_atoms / 3) ** (1 / 3)) ** 3)
 
 
 def model(radial: bool):
@@ -51,57 +42,100 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def measure(num_atoms: int, radial: bool, program: str | None) -> dict[str, float]:
+def evaluation(arguments: argparse.Namespace):
+    """A function of atoms."""
+    if arguments.peer:
+        return versus.peer("sm", None)
     from uip.data.read import structure_from_atoms
     from uip.predict import load_evaluator
 
-    evaluator = load_evaluator(program or model(radial))
-    evaluator(evaluator.neighbor_list().build(structure_from_atoms(water(24))))
+    evaluator = load_evaluator(str(arguments.program) if arguments.program else model(arguments.radial))
+    return lambda atoms: evaluator(evaluator.neighbor_list().build(structure_from_atoms(atoms)))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.limit * 1e9),) * 2)
+    torch.set_num_threads(arguments.threads)
+    evaluate = evaluation(arguments)
+    small, atoms = water(24), water(arguments.one)
+    for box in (small, atoms):
+        box.info.update(charge=0, spin=1)
+    evaluate(small)
     base = peak()
-    atoms = water(num_atoms)
     start = time.perf_counter()
-    evaluator(evaluator.neighbor_list().build(structure_from_atoms(atoms)))
+    try:
+        evaluate(atoms)
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error).lower():
+            raise
+        return {"atoms": len(atoms), "seconds": None, "peak": None, "base": base}
     return {"atoms": len(atoms), "seconds": time.perf_counter() - start, "peak": peak(), "base": base}
 
 
-def figure(rows: list[dict[str, float]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    axes = (canvas := Figure(figsize=(5, 4), layout="constrained")).add_subplot()
-    axes.plot([row["atoms"] for row in rows], [row["peak"] for row in rows], "o-", label="uip, AllScAIP sm")
-    axes.set(xlabel="atoms (periodic water)", ylabel="peak memory / GB", xlim=0, ylim=0)
-    axes.legend()
-    canvas.savefig(path, dpi=120)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--atoms", type=int, nargs="+", default=[192, 1029, 2187, 5184, 10125])
-    parser.add_argument("--radial", action="store_true")
-    parser.add_argument("--program", type=Path)
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    program = None if arguments.program is None else str(arguments.program)
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.radial, program)))
-        return
-    if program and not Path(program).exists():
-        from uip.export import export_model
-
-        source = model(arguments.radial)
-        export_model(source, program, recompute=True, progress=print)
-    rows = []
+def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each size that fits; the last one may not."""
+    rows: list[dict[str, Any]] = []
     for num_atoms in arguments.atoms:
-        command = [sys.executable, __file__, "--one", str(num_atoms)]
-        command += ["--radial"] * arguments.radial + (["--program", program] if program else [])
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        command = [arguments.peer or sys.executable, __file__, "--one", num_atoms, "--limit", arguments.limit]
+        command += ["--threads", arguments.threads] + ["--radial"] * arguments.radial
+        command += ["--program", arguments.program] if arguments.program else []
+        command += ["--peer", arguments.peer] if arguments.peer else []
+        answer = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+        row = json.loads(answer.stdout.splitlines()[-1]) if answer.returncode == 0 else {"atoms": num_atoms}
+        rows.append({"seconds": None, "peak": None, "base": None, **row})
+        if rows[-1]["peak"] is None:
+            print(f"{rows[-1]['atoms']:6} atoms  need more than {arguments.limit:g} GB", flush=True)
+            break
         print(
             "{atoms:6.0f} atoms  {peak:6.2f} GB  ({base:.2f} GB at 24 atoms)  {seconds:7.1f} s".format(**rows[-1]),
             flush=True,
         )
-    if arguments.figure:
-        figure(rows, arguments.figure)
+    return rows
+
+
+def draw(files: list[Path], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    axes = (canvas := Figure(figsize=(6, 4), layout="constrained")).add_subplot()
+    for file in files:
+        series = json.loads(file.read_text())
+        rows = [row for row in series["rows"] if row["peak"] is not None]
+        (line,) = axes.plot([row["atoms"] for row in rows], [row["peak"] for row in rows], "o-", label=series["label"])
+        for row in series["rows"]:
+            if row["peak"] is None:
+                axes.plot(row["atoms"], series["limit"], "x", color=line.get_color(), markersize=9, clip_on=False)
+    axes.set(xlabel="atoms (periodic water)", ylabel="peak memory / GB", xlim=0, ylim=0)
+    axes.legend(title="x: more than the limit")
+    canvas.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--atoms", type=int, nargs="+", default=[192, 1029, 2187, 5184, 10125])
+    parser.add_argument("--radial", action="store_true")
+    parser.add_argument("--program", type=Path)
+    parser.add_argument("--peer", help="a Python that has fairchem-core 2.24")
+    parser.add_argument("--limit", type=float, default=20.0, help="GB")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--label", default="uip")
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--draw", type=Path, nargs="+", help="files that --save wrote")
+    parser.add_argument("--figure", type=Path, default=Path("memory.png"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments)))
+        return
+    if arguments.draw:
+        draw(arguments.draw, arguments.figure)
+        return
+    if arguments.program and not arguments.program.exists():
+        from uip.export import export_model
+
+        export_model(model(arguments.radial), arguments.program, recompute=True, progress=print)
+    rows = measured(arguments)
+    if arguments.save:
+        arguments.save.write_text(json.dumps({"label": arguments.label, "limit": arguments.limit, "rows": rows}))
 
 
 if __name__ == "__main__":

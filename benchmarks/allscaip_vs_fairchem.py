@@ -128,11 +128,10 @@ def ours(size: str, weights: Path, mode: str) -> Evaluate:
     recompute, half = mode == "uip recomputed", "bfloat16" in mode
     if mode != "uip":
         model.kept_bytes = 0.0 if recompute else float("inf")
-    with tempfile.TemporaryDirectory() as folder:
-        dtype, file = "bfloat16" if half else "float32", Path(folder) / "model.pt2"
-        if ".pt2" in mode:
-            export_model(model, file, dtype=dtype, native=True)
-        evaluator = load_evaluator(file) if ".pt2" in mode else load_evaluator(model, dtype=dtype)
+    dtype, file = "bfloat16" if half else "float32", weights.parent / f"{mode}.pt2"
+    if ".pt2" in mode and not file.exists():
+        export_model(model, file, dtype=dtype, native=True)
+    evaluator = load_evaluator(file) if ".pt2" in mode else load_evaluator(model, dtype=dtype)
 
     def evaluate(atoms: ase.Atoms) -> tuple[float, np.ndarray]:
         (found,) = predict(evaluator, [structure_from_atoms(atoms)])

@@ -185,8 +185,8 @@ void PairUIP::set_elements(const std::vector<std::string> &elements) {
 
 void PairUIP::announce() const {
   const auto &m = model_->metadata();
-  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.arithmetic, m.device, m.cutoff,
-                 join(elements_));
+  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.arithmetic, m.device,
+                 m.cutoff, join(elements_));
   if (has(m.inputs, schema::charge)) {
     utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", charge_and_spin_.charge, charge_and_spin_.spin);
   }

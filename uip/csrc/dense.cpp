@@ -16,6 +16,10 @@ Dense::Dense(const Tensor &weight, const Tensor &bias, at::ScalarType type)
 
 Tensor Dense::operator()(const Tensor &x) const { return at::linear(x.to(weight_.scalar_type()), weight_, bias_); }
 
+void Dense::into(Tensor out, const Tensor &x) const {
+  at::addmm_out(out, bias_, x.to(weight_.scalar_type()), weight_.t());
+}
+
 Tensor Dense::backward(const Tensor &gradient) const { return at::matmul(gradient.to(weight_.scalar_type()), weight_); }
 
 Dense Dense::outputs(int64_t start, int64_t count) const {

@@ -17,6 +17,8 @@ class Dense {
   Dense(const at::Tensor &weight, const at::Tensor &bias, at::ScalarType type);
 
   at::Tensor operator()(const at::Tensor &x) const;
+  /// Writes y into `out`, of the arithmetic's type.
+  void into(at::Tensor out, const at::Tensor &x) const;
   /// dL/dx of dL/dy.
   at::Tensor backward(const at::Tensor &gradient) const;
   /// Only outputs `start` .. `start + count`.

@@ -1,4 +1,4 @@
-// x + scale W2 GELU(W1 norm(x)), in tiles of tokens; keeps nothing but x for its derivative.
+// x + scale W2 GELU(W1 norm(x)), in tiles of tokens.
 #pragma once
 
 #include "dense.h"
@@ -15,13 +15,19 @@ class FeedForward {
   /// `type`: of the products.
   FeedForward(const FeedForwardWeights &weights, at::ScalarType type);
 
-  /// (rows, H) to (rows, H).
-  at::Tensor forward(const at::Tensor &x) const;
+  /// (rows, H) to (rows, H). `keep`: keep what GELU reads, (rows, F), for the derivative, which computes it again
+  /// otherwise; then `kept` has no rows.
+  struct Result {
+    at::Tensor y, kept;
+  };
+  Result forward(const at::Tensor &x, bool keep) const;
   /// dL/dx of dL/dy.
-  at::Tensor backward(const at::Tensor &gradient, const at::Tensor &x) const;
+  at::Tensor backward(const at::Tensor &gradient, const at::Tensor &x, const at::Tensor &kept) const;
 
  private:
   Dense first_, second_;
+  int64_t hidden_;
+  at::ScalarType type_;
 };
 
 /// How many tokens are worked on at a time: what they need in between stays near the processor.

@@ -22,6 +22,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Weights = std::vector<Tensor>;
+using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
@@ -42,12 +43,14 @@ RowLayer attention_layer(const Tensor &x, at::TensorList w, int64_t heads, at::I
   return {{w[0], w[1], w[2], w[3], w[4], w[5]}, heads, degrees.vec(), only_atoms, arithmetic(x, bfloat16)};
 }
 
-Tensor feed_forward(const Tensor &x, at::TensorList weights, bool bfloat16) {
-  return feed_forward_layer(x, weights, bfloat16).forward(x);
+Two feed_forward(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
+  const auto result = feed_forward_layer(x, weights, bfloat16).forward(x, keep);
+  return {result.y, result.kept};
 }
 
-Tensor feed_forward_backward(const Tensor &gradient, const Tensor &x, at::TensorList weights, bool bfloat16) {
-  return feed_forward_layer(x, weights, bfloat16).backward(gradient, x);
+Tensor feed_forward_backward(const Tensor &gradient, const Tensor &x, const Tensor &kept, at::TensorList weights,
+                             bool bfloat16) {
+  return feed_forward_layer(x, weights, bfloat16).backward(gradient, x, kept);
 }
 
 Three row_layer(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
@@ -70,9 +73,15 @@ Four row_layer_backward(const Tensor &atoms_gradient, const Tensor &bonds_gradie
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
-Tensor feed_forward_meta(const Tensor &x, at::TensorList, bool) { return new_like(x); }
+Two feed_forward_meta(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
+  const auto rows = keep ? x.sym_size(0) : c10::SymInt(0);
+  const auto options = x.options().dtype(arithmetic(x, bfloat16));
+  return {new_like(x), x.new_empty_symint({rows, weights[1].sym_size(0)}, options)};
+}
 
-Tensor feed_forward_backward_meta(const Tensor &, const Tensor &x, at::TensorList, bool) { return new_like(x); }
+Tensor feed_forward_backward_meta(const Tensor &, const Tensor &x, const Tensor &, at::TensorList, bool) {
+  return new_like(x);
+}
 
 Three row_layer_meta(const Tensor &atoms, const Tensor &bonds, const Tensor &, const Tensor &, const Tensor &,
                      at::TensorList, int64_t, at::IntArrayRef, bool only_atoms, bool keep, bool bfloat16) {
@@ -96,24 +105,34 @@ void check_constant(const Weights &weights) {
   }
 }
 
+/// Of an output that nothing was made of, the gradient is undefined.
+Tensor present(const Tensor &gradient, const Tensor &like) {
+  return gradient.defined() ? gradient.contiguous() : at::zeros_like(like);
+}
+
 class FeedForwardOp : public torch::autograd::Function<FeedForwardOp> {
  public:
-  static Tensor forward(AutogradContext *context, const Tensor &x, const Weights &weights, bool bfloat16) {
+  static variable_list forward(AutogradContext *context, const Tensor &x, const Weights &weights, bool keep,
+                               bool bfloat16) {
     static const auto op = find_op<decltype(feed_forward)>("uip::feed_forward");
     at::AutoDispatchBelowADInplaceOrView below;
-    variable_list saved{x};
+    const auto [y, kept] = op.call(x, weights, keep, bfloat16);
+    variable_list saved{x, kept};
     saved.insert(saved.end(), weights.begin(), weights.end());
     context->save_for_backward(saved);
     context->saved_data["bfloat16"] = bfloat16;
-    return op.call(x, weights, bfloat16);
+    context->mark_non_differentiable({kept});
+    context->set_materialize_grads(false);  // `kept` has none
+    return {y, kept};
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
     static const auto op = find_op<decltype(feed_forward_backward)>("uip::feed_forward_backward");
     const auto saved = context->get_saved_variables();
-    const Weights weights(saved.begin() + 1, saved.end());
-    return {op.call(gradients[0].contiguous(), saved[0], weights, context->saved_data["bfloat16"].toBool()), Tensor(),
-            Tensor()};
+    const Weights weights(saved.begin() + 2, saved.end());
+    const auto gradient = present(gradients[0], saved[0]);
+    return {op.call(gradient, saved[0], saved[1], weights, context->saved_data["bfloat16"].toBool()), Tensor(),
+            Tensor(), Tensor()};
   }
 };
 
@@ -135,6 +154,7 @@ class RowLayerOp : public torch::autograd::Function<RowLayerOp> {
     context->saved_data["only_atoms"] = only_atoms;
     context->saved_data["bfloat16"] = bfloat16;
     context->mark_non_differentiable({kept});
+    context->set_materialize_grads(false);
     return {new_atoms, new_bonds, kept};
   }
 
@@ -143,19 +163,21 @@ class RowLayerOp : public torch::autograd::Function<RowLayerOp> {
     const auto x = context->get_saved_variables();
     const Weights weights(x.begin() + 6, x.end());
     const auto &data = context->saved_data;
+    const bool only_atoms = data.at("only_atoms").toBool();
+    const auto of_bonds = present(gradients[1], only_atoms ? x[1].slice(0, 0, 0) : x[1]);
     const auto [atoms, bonds, log_weight, direction] =
-        op.call(gradients[0].contiguous(), gradients[1].contiguous(), x[0], x[1], x[2], x[3], x[4], x[5], weights,
-                data.at("heads").toInt(), data.at("degrees").toIntVector(), data.at("only_atoms").toBool(),
-                data.at("bfloat16").toBool());
+        op.call(present(gradients[0], x[0]), of_bonds, x[0], x[1], x[2], x[3], x[4], x[5], weights,
+                data.at("heads").toInt(), data.at("degrees").toIntVector(), only_atoms, data.at("bfloat16").toBool());
     variable_list result{atoms, bonds, log_weight, direction};
     result.resize(11);
     return result;
   }
 };
 
-Tensor feed_forward_autograd(const Tensor &x, at::TensorList weights, bool bfloat16) {
+Two feed_forward_autograd(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
   check_constant(weights.vec());
-  return FeedForwardOp::apply(x, weights.vec(), bfloat16);
+  const auto result = FeedForwardOp::apply(x, weights.vec(), keep, bfloat16);
+  return {result[0], result[1]};
 }
 
 Three row_layer_autograd(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
@@ -175,8 +197,9 @@ void implement(torch::Library &library) {
 }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
-  library.def("feed_forward(Tensor x, Tensor[] weights, bool bfloat16) -> Tensor");
-  library.def("feed_forward_backward(Tensor gradient, Tensor x, Tensor[] weights, bool bfloat16) -> Tensor");
+  library.def("feed_forward(Tensor x, Tensor[] weights, bool keep, bool bfloat16) -> (Tensor, Tensor)");
+  library.def(
+      "feed_forward_backward(Tensor gradient, Tensor x, Tensor kept, Tensor[] weights, bool bfloat16) -> Tensor");
   library.def(
       "row_layer(Tensor atoms, Tensor bonds, Tensor log_weight, Tensor direction, Tensor bond_slots, Tensor[] weights, "
       "int heads, int[] degrees, bool only_atoms, bool keep, bool bfloat16) -> (Tensor, Tensor, Tensor)");

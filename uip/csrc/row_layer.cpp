@@ -19,6 +19,16 @@ struct RowLayer::Part {
   Tensor of_atoms(const Tensor &x) const { return x.narrow(0, atom, num_atoms); }
   Tensor of_bonds(const Tensor &x) const { return x.narrow(0, bond, num_bonds); }
   Tensor tokens(const Tokens &x) const { return at::cat({of_atoms(x.atoms), of_bonds(x.bonds)}); }
+  Tensor atoms_of(const Tensor &tile) const { return tile.narrow(0, 0, num_atoms); }
+  Tensor bonds_of(const Tensor &tile) const { return tile.narrow(0, num_atoms, num_bonds); }
+  /// Writes a + b, tokens of this tile; where one of them has atoms alone, only theirs.
+  void add(Tokens &result, const Tensor &a, const Tensor &b) const {
+    auto atoms = of_atoms(result.atoms);
+    at::add_out(atoms, atoms_of(a), atoms_of(b));
+    if (std::min(a.size(0), b.size(0)) == num_atoms) return;
+    auto bonds = of_bonds(result.bonds);
+    at::add_out(bonds, bonds_of(a), bonds_of(b));
+  }
   /// What is kept stands in the order of tiles.
   Tensor of_kept(const Tensor &x) const { return x.narrow(0, atom + bond, num_atoms + num_bonds); }
 };
@@ -42,14 +52,13 @@ Tokens RowLayer::forward(const Tokens &x, const Bonds &bonds, bool keep) const {
     const auto rows = this->rows(part, bonds);
     const Normed normed(tokens);
     Tensor qkv;
-    if (!only_atoms_) qkv = qkv_(normed.values());
-    if (keep) part.of_kept(result.kept).copy_(qkv);
+    if (!only_atoms_) {
+      qkv = keep ? part.of_kept(result.kept) : at::empty({tokens.size(0), 3 * channels_}, result.kept.options());
+      qkv_.into(qkv, normed.values());
+    }
     const auto context = rows.attend(by_head(normed.values(), qkv, rows, part.num_atoms));
-    const auto out = output_(only_atoms_ ? context.view({part.num_atoms, channels_}) : rows.collect({context}));
-    part.of_atoms(result.atoms).copy_(tokens.narrow(0, 0, part.num_atoms) + out.narrow(0, 0, part.num_atoms));
-    if (only_atoms_) continue;
-    const auto of_bonds = [&](const Tensor &y) { return y.narrow(0, part.num_atoms, part.num_bonds); };
-    part.of_bonds(result.bonds).copy_(of_bonds(tokens) + of_bonds(out));
+    part.add(result, tokens,
+             output_(only_atoms_ ? context.view({part.num_atoms, channels_}) : rows.collect(context.unsqueeze(0))));
   }
   return result;
 }
@@ -63,15 +72,14 @@ RowLayerGradient RowLayer::backward(const Tokens &gradient, const Tokens &x, con
     const Normed normed(part.tokens(x));
     const auto rows = this->rows(part, bonds);
     const auto of_out = only_atoms_ ? part.of_atoms(gradient.atoms) : part.tokens(gradient);
-    const auto of_context = output_.backward(of_out).to(wide(type_));
+    const auto of_context = output_.backward(of_out);
     Tensor qkv;
     if (!only_atoms_) qkv = is_kept ? part.of_kept(x.kept) : qkv_(normed.values());
     const auto inner = rows.backward(only_atoms_ ? own_heads(of_context) : rows.spread(of_context, 1)[0],
                                      by_head(normed.values(), qkv, rows, part.num_atoms));
-    const auto of_tokens = normed.backward(input_gradient(inner.heads, rows, part.num_atoms));
-    of_tokens.narrow(0, 0, of_out.size(0)).add_(of_out);
-    part.of_atoms(result.tokens.atoms).copy_(of_tokens.narrow(0, 0, part.num_atoms));
-    part.of_bonds(result.tokens.bonds).copy_(of_tokens.narrow(0, part.num_atoms, part.num_bonds));
+    const auto of_tokens = normed.backward(input_gradient(inner, rows, part.num_atoms));
+    part.add(result.tokens, of_tokens, of_out);
+    if (only_atoms_) part.of_bonds(result.tokens.bonds).copy_(part.bonds_of(of_tokens));
     part.of_bonds(result.log_weight).copy_(inner.log_weight);
     if (inner.direction.defined()) part.of_bonds(result.direction).copy_(inner.direction);
   }
@@ -81,19 +89,21 @@ RowLayerGradient RowLayer::backward(const Tokens &gradient, const Tokens &x, con
 /// Queries, keys and values; of bonds' tokens no queries if only atoms are written.
 RowHeads RowLayer::by_head(const Tensor &normed, const Tensor &qkv, const RowTile &rows, int64_t num_atoms) const {
   if (!only_atoms_) {
-    const auto parts = rows.spread(qkv.to(wide(type_)), 3);
+    const auto parts = rows.spread(qkv, 3);
     return {parts[0], parts[1], parts[2]};
   }
-  const auto queries = qkv_.outputs(0, channels_)(normed.narrow(0, 0, num_atoms)).to(wide(type_));
-  const auto parts = rows.spread(qkv_.outputs(channels_, 2 * channels_)(normed).to(wide(type_)), 2);
+  const auto queries = qkv_.outputs(0, channels_)(normed.narrow(0, 0, num_atoms));
+  const auto parts = rows.spread(qkv_.outputs(channels_, 2 * channels_)(normed), 2);
   return {own_heads(queries), parts[0], parts[1]};
 }
 
 /// Adjoint of `by_head`: gradient of the normed tokens.
-Tensor RowLayer::input_gradient(const RowHeads &heads, const RowTile &rows, int64_t num_atoms) const {
-  if (!only_atoms_) return qkv_.backward(rows.collect({heads.q, heads.k, heads.v}));
-  const auto result = qkv_.outputs(channels_, 2 * channels_).backward(rows.collect({heads.k, heads.v}));
-  result.narrow(0, 0, num_atoms).add_(qkv_.outputs(0, channels_).backward(heads.q.view({num_atoms, channels_})));
+Tensor RowLayer::input_gradient(const RowGradient &gradient, const RowTile &rows, int64_t num_atoms) const {
+  const auto of_table = rows.collect(gradient.table);
+  if (!only_atoms_) return qkv_.backward(of_table);
+  const auto result = qkv_.outputs(channels_, 2 * channels_).backward(of_table);
+  const auto of_queries = gradient.queries.view({num_atoms, channels_});
+  result.narrow(0, 0, num_atoms).add_(qkv_.outputs(0, channels_).backward(of_queries));
   return result;
 }
 

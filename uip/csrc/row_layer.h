@@ -47,7 +47,7 @@ class RowLayer {
   std::vector<Part> parts(const Bonds &bonds) const;
   RowTile rows(const Part &part, const Bonds &bonds) const;
   RowHeads by_head(const at::Tensor &normed, const at::Tensor &qkv, const RowTile &rows, int64_t num_atoms) const;
-  at::Tensor input_gradient(const RowHeads &heads, const RowTile &rows, int64_t num_atoms) const;
+  at::Tensor input_gradient(const RowGradient &gradient, const RowTile &rows, int64_t num_atoms) const;
   at::Tensor own_heads(const at::Tensor &x) const;  // (n, H) -> (n h, 1, d)
 
   Dense qkv_, output_;

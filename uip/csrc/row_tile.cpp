@@ -6,12 +6,19 @@
 #include <cmath>
 #include <utility>
 
+#include "dense.h"
+
 namespace uip {
 namespace {
 
 using at::Tensor;
 
 constexpr double never = -1e9;  // logit of an empty slot
+
+/// Slots for that many bonds and the atom itself, a multiple of 8: products of other sizes take up to twice the time.
+int64_t padded(int64_t num_bonds) { return (num_bonds + 8) / 8 * 8; }
+
+double scale_of(const Tensor &q) { return 1.0 / std::sqrt(double(q.size(2))); }
 
 /// P_l (values) and dP_l / dx (slopes) for l = 0 .. number - 1.
 void legendre(const Tensor &x, size_t number, std::vector<Tensor> &values, std::vector<Tensor> &slopes) {
@@ -28,9 +35,13 @@ void legendre(const Tensor &x, size_t number, std::vector<Tensor> &values, std::
 
 }  // namespace
 
-RowTile::RowTile(const Tensor &bond_slots, int64_t first_bond, const Tensor &log_weight, const Tensor &direction,
+RowTile::RowTile(const Tensor &unpadded_slots, int64_t first_bond, const Tensor &log_weight, const Tensor &direction,
                  int64_t heads, std::vector<int64_t> degrees)
-    : num_atoms_(bond_slots.size(0)), width_(bond_slots.size(1) + 1), heads_(heads), degrees_(std::move(degrees)) {
+    : num_atoms_(unpadded_slots.size(0)),
+      width_(padded(unpadded_slots.size(1))),
+      heads_(heads),
+      degrees_(std::move(degrees)) {
+  const auto bond_slots = at::constant_pad_nd(unpadded_slots, {0, width_ - 1 - unpadded_slots.size(1)}, -1);
   const auto integers = bond_slots.options();
   const int64_t num_bonds = log_weight.size(0);
   const auto empty = bond_slots < 0;
@@ -69,35 +80,42 @@ std::vector<Tensor> RowTile::spread(const Tensor &x, int64_t parts) const {
   return x.reshape({-1, size}).index_select(0, row.flatten()).view({parts, -1, width_, size}).unbind(0);
 }
 
-Tensor RowTile::collect(const std::vector<Tensor> &parts) const {
+Tensor RowTile::collect(const Tensor &parts) const {
   const auto integers = slot_.options();
-  const int64_t number = int64_t(parts.size());
+  const int64_t number = parts.size(0), size = parts.size(3);
   const auto part = at::arange(number, integers).view({1, number, 1});
   const auto head = at::arange(heads_, integers).view({1, 1, heads_});
   const auto atom = slot_.floor_divide(width_).view({-1, 1, 1}), slot = slot_.remainder(width_).view({-1, 1, 1});
   const auto row = ((part * num_atoms_ + atom) * heads_ + head) * width_ + slot;
-  const int64_t size = parts[0].size(2);
-  const auto table = number == 1 ? parts[0] : at::cat(parts);
-  return table.reshape({-1, size}).index_select(0, row.flatten()).view({slot_.size(0), number * heads_ * size});
+  return parts.view({-1, size}).index_select(0, row.flatten()).view({slot_.size(0), number * heads_ * size});
 }
 
-Tensor RowTile::attend(const RowHeads &heads) const { return at::bmm(weights(heads), heads.v); }
+Tensor RowTile::attend(const RowHeads &heads) const {
+  return at::bmm(weights(heads).to(heads.v.scalar_type()), heads.v);
+}
 
 RowGradient RowTile::backward(const Tensor &gradient, const RowHeads &heads) const {
   const int64_t queries = heads.q.size(1);
-  const double scale = 1.0 / std::sqrt(double(heads.q.size(2)));
+  const auto type = heads.q.scalar_type();
   auto p = weights(heads).view({num_atoms_, heads_, queries, width_});
-  if (queries > 1) p = p * filled_.view({num_atoms_, 1, width_, 1});  // queries in empty slots say nothing
+  if (queries > 1) p.mul_(filled_.view({num_atoms_, 1, width_, 1}));  // queries in empty slots say nothing
   const auto flat = p.view({-1, queries, width_});
   const auto weighted = flat * at::bmm(gradient, heads.v.mT());
   const auto by_logit = at::addcmul(weighted, flat, weighted.sum(2, true), -1.0);
   RowGradient result;
-  result.heads.v = at::bmm(flat.mT(), gradient);
+  const bool all = queries == width_;
+  auto sizes = heads.k.sizes().vec();
+  sizes.insert(sizes.begin(), all ? 3 : 2);
+  result.table = at::empty(sizes, heads.k.options());
+  result.queries = all ? result.table[0] : at::empty_like(heads.q);
+  auto of_keys = result.table[all ? 1 : 0], of_values = result.table[all ? 2 : 1];
+  at::bmm_out(of_values, flat.to(type).mT(), gradient);
   if (!is_angular()) {
-    result.heads.q = at::bmm(by_logit, heads.k).mul_(scale);
-    result.heads.k = at::bmm(by_logit.mT(), heads.q).mul_(scale);
+    const auto scaled = (by_logit * scale_of(heads.q)).to(type);
+    at::bmm_out(result.queries, scaled, heads.k);
+    at::bmm_out(of_keys, scaled.mT(), heads.q);
   } else {
-    const auto by_cosine = angular_backward(by_logit, heads, result.heads);
+    const auto by_cosine = angular_backward(by_logit, heads, result.queries, of_keys);
     const auto own = directions_.narrow(1, 0, queries);
     auto by_direction = at::bmm(by_cosine.mT(), own);
     by_direction.narrow(1, 0, queries).add_(at::bmm(by_cosine, directions_));
@@ -109,9 +127,10 @@ RowGradient RowTile::backward(const Tensor &gradient, const RowHeads &heads) con
 
 Tensor RowTile::weights(const RowHeads &heads) const {
   const int64_t queries = heads.q.size(1);
-  const double scale = 1.0 / std::sqrt(double(heads.q.size(2)));
-  auto logits = !is_angular() ? at::bmm(heads.q, heads.k.mT()) : angular_logits(heads.q, heads.k);
-  logits = at::add(bias_.view({num_atoms_, 1, 1, width_}), logits.view({num_atoms_, heads_, queries, width_}), scale);
+  const auto q = heads.q.to(wide(heads.q.scalar_type())), k = heads.k.to(q.scalar_type());
+  auto logits = is_angular() ? angular_logits(q, k) : at::bmm(q, k.mT());
+  logits = at::add(bias_.view({num_atoms_, 1, 1, width_}), logits.view({num_atoms_, heads_, queries, width_}),
+                   scale_of(heads.q));
   return at::softmax(logits, 3).view({-1, queries, width_});
 }
 
@@ -126,25 +145,27 @@ Tensor RowTile::angular_logits(const Tensor &q, const Tensor &k) const {
   return sum;
 }
 
-/// Gradients of q and k into `result`; returns that of the cosines, (n, Q, W).
-Tensor RowTile::angular_backward(const Tensor &by_logit, const RowHeads &heads, RowHeads &result) const {
+/// Gradients of q and k into `of_queries` and `of_keys`; returns that of the cosines, (n, Q, W).
+Tensor RowTile::angular_backward(const Tensor &by_logit, const RowHeads &heads, Tensor of_queries,
+                                 Tensor of_keys) const {
   const int64_t num_queries = heads.q.size(1);
-  const double scale = 1.0 / std::sqrt(double(heads.q.size(2)));
   const std::vector<int64_t> shape{num_atoms_, heads_, num_queries, width_};
-  const auto scaled = (by_logit * scale).view(shape);
+  const auto scaled = (by_logit * scale_of(heads.q)).view(shape);
   const auto queries = heads.q.split_with_sizes(degrees_, 2), keys = heads.k.split_with_sizes(degrees_, 2);
-  std::vector<Tensor> of_queries, of_keys;
+  std::vector<Tensor> queries_parts, keys_parts;
   auto by_cosine = at::zeros({num_atoms_, num_queries, width_}, by_logit.options());
   for (size_t l = 0; l < degrees_.size(); ++l) {
-    const auto part = (scaled * legendre_[l].narrow(1, 0, num_queries).unsqueeze(1)).view({-1, num_queries, width_});
-    of_queries.push_back(at::bmm(part, keys[l]));
-    of_keys.push_back(at::bmm(part.mT(), queries[l]));
+    const auto part = (scaled * legendre_[l].narrow(1, 0, num_queries).unsqueeze(1))
+                          .view({-1, num_queries, width_})
+                          .to(queries[l].scalar_type());
+    queries_parts.push_back(at::bmm(part, keys[l]));
+    keys_parts.push_back(at::bmm(part.mT(), queries[l]));
     if (l == 0) continue;  // P_0 is a constant
     const auto product = (scaled * at::bmm(queries[l], keys[l].mT()).view(shape)).sum(1);
     by_cosine.addcmul_(product, slopes_[l].narrow(1, 0, num_queries));
   }
-  result.q = at::cat(of_queries, 2);
-  result.k = at::cat(of_keys, 2);
+  at::cat_out(of_queries, queries_parts, 2);
+  at::cat_out(of_keys, keys_parts, 2);
   return by_cosine;
 }
 

@@ -1,9 +1,10 @@
 // Attention within the rows of some atoms: the tokens of a row, the atom's own and those of its bonds, attend to each
 // other.
 //
-// Letters: n atoms, s bonds, M = n + s tokens (atoms first), W slots of the longest row, Q queries of a row (W, or 1:
-// the atom's own), h heads, d channels of a head. Tokens are stored without padding and spread over slots for the
-// products of queries and keys alone. With the angular encoding, channels c of degree l(c),
+// Letters: n atoms, s bonds, M = n + s tokens (atoms first), W slots of a row, Q queries of a row (W, or 1: the atom's
+// own), h heads, d channels of a head. Tokens are stored without padding and spread over slots for the products of
+// queries and keys alone. Logits and softmax are float32 or float64, other products in the type of the heads. With the
+// angular encoding, channels c of degree l(c),
 //
 //     q_a . k_b = sum_c P_l(c)(cos angle between bonds a and b) q_ac k_bc
 #pragma once
@@ -19,9 +20,10 @@ struct RowHeads {
   at::Tensor q, k, v;
 };
 
-/// Gradients of queries, keys and values, by head, and of what weighs and turns bonds: (s), (s, 3).
+/// Gradients of queries (n h, Q, d), of keys and values (2, n h, W, d) or, if Q = W, of all three (3, n h, W, d); and
+/// of what weighs and turns bonds: (s), (s, 3).
 struct RowGradient {
-  RowHeads heads;
+  at::Tensor queries, table;
   at::Tensor log_weight, direction;
 };
 
@@ -35,8 +37,8 @@ class RowTile {
 
   /// Tokens (M, p h d) to p tensors (n h, W, d).
   std::vector<at::Tensor> spread(const at::Tensor &x, int64_t parts) const;
-  /// Adjoint: p tensors (n h, W, d) to tokens (M, p h d).
-  at::Tensor collect(const std::vector<at::Tensor> &parts) const;
+  /// Adjoint: p tensors (p, n h, W, d) to tokens (M, p h d).
+  at::Tensor collect(const at::Tensor &parts) const;
 
   /// (n h, Q, d).
   at::Tensor attend(const RowHeads &heads) const;
@@ -46,7 +48,8 @@ class RowTile {
   bool is_angular() const { return degrees_.size() > 1; }
   at::Tensor weights(const RowHeads &heads) const;  // (n h, Q, W)
   at::Tensor angular_logits(const at::Tensor &q, const at::Tensor &k) const;
-  at::Tensor angular_backward(const at::Tensor &by_logit, const RowHeads &heads, RowHeads &result) const;
+  at::Tensor angular_backward(const at::Tensor &by_logit, const RowHeads &heads, at::Tensor of_queries,
+                              at::Tensor of_keys) const;
   at::Tensor of_bonds(const at::Tensor &by_slot) const;  // (n, W, ...) -> (s, ...)
 
   int64_t num_atoms_, width_, heads_;

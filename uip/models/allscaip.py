@@ -349,7 +349,7 @@ class AllScAIP(Potential):
         num_bonds = log_weight.shape[0]
         if not isinstance(num_bonds, int):  # a program that is being written has no numbers yet
             return Inference(gradient and self.kept_bytes > 0, self.bfloat16_products)
-        numbers = 9 * self.config.num_layers * num_bonds * self.config.channels
+        numbers = 11 * self.config.num_layers * num_bonds * self.config.channels
         return Inference(gradient and numbers * log_weight.element_size() <= self.kept_bytes, self.bfloat16_products)
 
     def _bonds(

@@ -26,7 +26,7 @@ class Inference:
     """How layers are computed where only first derivatives with respect to the geometry are wanted."""
 
     keep: bool
-    """Keep queries, keys and values for the derivative: three times the memory, a quarter less time."""
+    """Keep queries, keys, values and hidden layers for the derivative: several times the memory, a quarter less time."""
     bfloat16: bool
     """Products of weights and tokens in bfloat16, summed in float32, as are norms, softmax and tokens themselves."""
 
@@ -135,7 +135,7 @@ class FeedForward(nn.Module):
             return recomputed(self._plain, x, weights=self.parameters()) if geometry.recompute else self._plain(x)
         first, second = self.first, self.second
         weights = [self.norm.weight, first.weight, first.bias, second.weight, second.bias, self.scale]
-        y: Tensor = torch.ops.uip.feed_forward(x, weights, geometry.inference.bfloat16)
+        y: Tensor = torch.ops.uip.feed_forward(x, weights, geometry.inference.keep, geometry.inference.bfloat16)[0]
         return y
 
     def _plain(self, x: Tensor) -> Tensor:
