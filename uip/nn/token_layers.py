@@ -26,7 +26,7 @@ class Inference:
     """How layers are computed where only first derivatives with respect to the geometry are wanted."""
 
     keep: bool
-    """Keep queries, keys, values and hidden layers for the derivative: several times the memory, a quarter less time."""
+    """Keep queries, keys, values and hidden layers for the derivative: more memory, a quarter less time."""
     bfloat16: bool
     """Products of weights and tokens in bfloat16, summed in float32, as are norms, softmax and tokens themselves."""
 
