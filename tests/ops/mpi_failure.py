@@ -28,7 +28,8 @@ def fail(how: str) -> None:
         raise RuntimeError("a deliberate failure")
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now, now))
+    limit = now + (64 << 20)  # too little for the tensor, enough for the message
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     torch.empty(1 << 28)
 
 
