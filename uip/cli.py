@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,8 @@ def all_ranks() -> Iterator[Any]:
             raise
         try:
             errors.print(f"uip, rank {ranks.rank}: {error}", style="bold red", markup=False, highlight=False)
+            sys.stderr.flush()
+            time.sleep(1.0)  # mpiexec drops at the end what it has not passed on yet
         finally:  # also when there is no memory to say it
             ranks.Abort(1)
 
