@@ -37,7 +37,7 @@ def test_numbers_of_fairchem(calculators: dict[str, Calculator], variant: str, n
 @pytest.mark.parametrize("name", list(read_json("float64")["systems"]))
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_numbers_of_fairchem_without_float32(calculators: dict[str, Calculator], variant: str, name: str) -> None:
-    """With every float32 of the reference made float64 (tests/data/allscaip/float64.py) nothing is left but rounding."""
+    """With every float32 of the reference made float64 (tests/data/allscaip/float64.py) only rounding is left."""
     record = read_json("float64")
     expected, atoms = record["answers"][variant][name], atoms_of(record["systems"][name])
     atoms.calc = calculators[variant]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,6 @@ def main() -> None:
             atoms = Atoms(known["numbers"], known["positions"], cell=known["cell"], pbc=known["pbc"])
             atoms.info.update(charge=known["charge"], spin=known["spin"])
             answers[variant][name] = answer(network, atoms)
-        print(variant, file=sys.stderr)
     (HERE / "float64.json").write_text(json.dumps({"systems": systems, "answers": answers}) + "\n")
 
 
