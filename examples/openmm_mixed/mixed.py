@@ -6,8 +6,9 @@ from openmmml import MLPotential
 forcefield = app.ForceField("amber14/tip3pfb.xml")
 modeller = app.Modeller(app.Topology(), [])
 modeller.addSolvent(forcefield, boxSize=Vec3(2.0, 2.0, 2.0) * unit.nanometer)
+# the molecule loses its constraints: at lambda 0 the bonds that flexibleConstraints leaves in hold it together
 classical = forcefield.createSystem(
-    modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, rigidWater=True
+    modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, flexibleConstraints=True
 )
 molecule = [atom.index for atom in next(modeller.topology.residues()).atoms()]
 potential = MLPotential("uip", modelPath="chgnet.pt2")
