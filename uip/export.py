@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import locale
 import platform
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -222,10 +224,24 @@ def _write_compiled(
     dynamic = torch.export.Dim.DYNAMIC
     shapes = [{axis: dynamic for axis, size in enumerate(FIELDS[name].shape) if size.isalpha()} for name in inputs]
     options = DYNAMIC | ({} if native or platform.machine() != "x86_64" else PORTABLE)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _reading_utf8():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own deprecated parts
         exported = torch.export.export(program, tuple(sample), dynamic_shapes=tuple(shapes))
         torch._inductor.aoti_compile_and_package(exported, package_path=str(file), inductor_configs=options)
+
+
+@contextmanager
+def _reading_utf8() -> Iterator[None]:
+    """torch's compiler reads its templates, which are UTF-8, in the encoding of the process. Libraries change that: PME
+    of OpenMM on a GPU leaves "C" behind."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    if locale.getpreferredencoding(False).upper() != "UTF-8":
+        with suppress(locale.Error):  # not every system has it
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 # Graphs call overloads and symbolic sizes, TorchScript knows operators by name and plain sizes.

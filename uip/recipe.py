@@ -169,7 +169,7 @@ def read_recipe(path: Path | str) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be TOML: {error}") from error
     return make_recipe(values, path.parent)

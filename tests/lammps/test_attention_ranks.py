@@ -54,6 +54,7 @@ def assert_same(case: Case, result: Result, tolerance: float = 1e-10) -> None:
         assert np.abs(result.node_energy - want.node_energy).max() < tolerance * np.abs(want.node_energy).max()
 
 
+@pytest.mark.slow
 def test_eight_ranks(tmp_path: Path) -> None:
     """Every variant; atoms on all eight ranks, or on one of them."""
     names = ("plain_water", "angular_crystal", "radial_crystal", "full_slab", "full_droplet")

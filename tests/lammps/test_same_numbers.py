@@ -17,7 +17,7 @@ from reference import differences, expected
 from uip.models.chgnet import CHGNet
 from uip.neighbors import build_graph, check_structure
 
-RANKS = (1, 2, 3, 4)
+RANKS = (1, 2, pytest.param(3, marks=pytest.mark.slow), 4)
 Solve = Callable[[int], Path]
 
 

@@ -48,6 +48,7 @@ def _same(a: object, b: object) -> bool:
     return a == b
 
 
+@pytest.mark.slow
 def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
     big = {"architecture": {**small.ARCHITECTURE, "channels": 16}}
     recipe = small.recipe(

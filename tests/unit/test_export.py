@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
@@ -188,6 +189,22 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         export_model(source("random"), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
+
+
+LOCALE = """
+import locale, sys
+locale.setlocale(locale.LC_ALL, "C")
+from uip.export import _reading_utf8
+with _reading_utf8():
+    import torch._inductor.kernel.mm_grouped  # reads a template that is not ASCII
+    assert locale.getpreferredencoding(False) == "UTF-8"
+assert locale.setlocale(locale.LC_CTYPE) == "C"
+"""
+
+
+def test_compiling_in_a_process_that_reads_ascii() -> None:
+    """PME of OpenMM on a GPU sets the locale to "C"; the compiler must still read its own files."""
+    subprocess.run([sys.executable, "-c", LOCALE], check=True)
 
 
 def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

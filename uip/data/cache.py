@@ -120,7 +120,7 @@ def write_store(folder: Path, samples: Iterable[Sample]) -> None:
         for file in files.values():
             file.close()
     np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)))
-    (building / "info.jsonl").write_text("".join(f"{line}\n" for line in infos))
+    (building / "info.jsonl").write_text("".join(f"{line}\n" for line in infos), encoding="utf-8")
     (building / "complete").touch()
     shutil.rmtree(folder, ignore_errors=True)
     building.replace(folder)
@@ -163,7 +163,7 @@ class Store:
 
     def infos(self) -> list[dict[str, Any]]:
         """What else is known of each structure."""
-        return [json.loads(line) for line in (self.folder / "info.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.folder / "info.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, as in memory."""

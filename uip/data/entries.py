@@ -130,7 +130,7 @@ def _element(site: Mapping[str, Any]) -> str:
 
 def _pieces(path: Path) -> Iterator[tuple[str | None, Any]]:
     """The values of the outermost list, object or sequence of lines; with their keys, if they have any."""
-    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
         text = _Text(file)
         opening = text.next()
         keyed = opening == "{" and not path.name.endswith((".jsonl", ".jsonl.gz"))
