@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from uip.data.read import structure_from_atoms
+from uip.data.read import charge_and_spin, structure_from_atoms
 from uip.models.potential import Potential
 from uip.predict import load_evaluator, split
 
@@ -49,6 +49,13 @@ class Calculator(ASECalculator):
         self.evaluator = load_evaluator(model, device=device, dtype=dtype)
         self.neighbors = self.evaluator.neighbor_list(skin=skin)
 
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last evaluation; to ASE `atoms.info`, with charge and spin, is no part of it."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if self.atoms is not None and charge_and_spin(atoms) != charge_and_spin(self.atoms):
+            changes.append("info")
+        return changes
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -58,7 +65,8 @@ class Calculator(ASECalculator):
         """One evaluation gives all properties.
 
         Raises:
-            ValueError: no atoms, an unknown element, NaN positions, a singular cell, overlapping atoms.
+            ValueError: no atoms, an unknown element, NaN positions, a singular cell, overlapping atoms, a charge or
+                multiplicity (`atoms.info["charge"]`, `["spin"]`) that is no whole number.
             FloatingPointError: the model's energy or forces are not finite numbers.
         """
         super().calculate(atoms, properties, system_changes)

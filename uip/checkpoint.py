@@ -105,7 +105,7 @@ def for_inference(model: Potential, *, dtype: str, device: str) -> Potential:
     """
     half = dtype == "bfloat16"
     if half and model.bfloat16_products is None:
-        raise ValueError(f"`dtype` 'bfloat16' is not offered by {model.name}; take 'float32'")
+        raise ValueError(f"`dtype` 'bfloat16' is not offered by {model.name}; take 'float32' or 'float64'")
     model.to(device=parse_device(device), dtype=torch.float32 if half else parse_dtype(dtype))
     if model.bfloat16_products is not None:
         model.bfloat16_products = half
@@ -143,7 +143,7 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
 def parse_dtype(dtype: str) -> torch.dtype:
     """ "float32" or "float64" as torch's own."""
     if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}")
+        raise ValueError(f"`dtype` must be 'float32' or 'float64' ('bfloat16': AllScAIP, inference), got {dtype!r}")
     return DTYPES[dtype]
 
 

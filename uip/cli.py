@@ -101,14 +101,12 @@ def predict(
     Under mpiexec the ranks share each structure.
     """
     with user_errors(), all_ranks() as ranks:
-        from uip.data.read import read_atoms, structure_from_atoms
         from uip.divided import predict_divided
         from uip.predict import load_evaluator, predict
 
         _check_output(output, (".xyz", ".extxyz"), force=force)
         evaluator = load_evaluator(model, device=device, dtype=dtype)
-        frames = [(file, atoms) for file in files for atoms in read_atoms(file)]
-        structures = (structure_from_atoms(atoms) for _, atoms in frames)
+        frames, structures = _checked(files, evaluator)
         predictions = (
             predict(evaluator, structures)
             if ranks is None
@@ -122,6 +120,22 @@ def predict(
         print_predictions(frames, results, evaluator.title)
         if output is not None:
             console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _checked(files: list[Path], evaluator: Any) -> tuple[list[tuple[Path, Any]], list[Any]]:
+    """Files with their atoms, and structures; a mistake in any of them is found before the work begins."""
+    from uip.data.read import read_structures
+
+    frames, structures = [], []
+    for file in files:
+        for number, (atoms, structure) in enumerate(read_structures(file)):
+            try:
+                evaluator.check_elements(structure.atomic_numbers)
+            except ValueError as error:
+                raise ValueError(f"{file}, structure {number}: {error}") from error
+            frames.append((file, atoms))
+            structures.append(structure)
+    return frames, structures
 
 
 def _check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) -> None:
@@ -150,18 +164,19 @@ def evaluate(
 ) -> None:
     """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
     with user_errors():
-        from uip.data.read import labels_from_atoms, read_atoms, structure_from_atoms
+        from uip.data.read import labels_from_atoms
         from uip.evaluation import compare, error_table, group_of, parity_plot
         from uip.predict import load_evaluator, predict
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         evaluator = load_evaluator(model, device=device, dtype=dtype)
-        frames = list(read_atoms(data))
+        named, structures = _checked([data], evaluator)
+        frames = [atoms for _, atoms in named]
         labels = [labels_from_atoms(atoms) for atoms in frames]
         if not any(labels):
             raise ValueError(f"{data} must carry labels (energy, forces, stress or magmoms), but no structure has any")
         groups = [group_of(atoms, group_by) for atoms in frames]
-        predictions = predict(evaluator, (structure_from_atoms(atoms) for atoms in frames))
+        predictions = predict(evaluator, structures)
         progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
         pairs = [
             compare(label, prediction, len(atoms))
@@ -205,7 +220,7 @@ def export(
                 device=device,
                 native=native,
                 recompute=recompute,
-                progress=lambda step: status.update(f"{loaded.card.name}: {step} (a minute in all)"),
+                progress=lambda step: status.update(f"{loaded.card.name}: {step} (one to three minutes in all)"),
             )
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 

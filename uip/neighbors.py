@@ -7,7 +7,9 @@ cutoff, atoms outside the box.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,13 +46,14 @@ def check_structure(
     cell: ArrayLike | None = None,
     pbc: ArrayLike = False,
     *,
-    charge: int = 0,
-    spin: int = 1,
+    charge: float = 0,
+    spin: float = 1,
 ) -> Structure:
     """Arrays as given by a user to a `Structure`.
 
     Raises:
-        ValueError: no atoms, wrong shapes, NaN or infinite numbers, or a singular cell along a periodic direction.
+        ValueError: no atoms, wrong shapes, NaN or infinite numbers, a singular cell along a periodic direction, or a
+            charge or multiplicity that is no whole number or too large.
     """
     # copies: a caller that moves its atoms in place must not move what a neighbour list remembers
     numbers = np.array(atomic_numbers, dtype=np.int64)
@@ -67,22 +70,31 @@ def check_structure(
     if bad.size:
         raise ValueError(
             f"positions must be finite, but {bad.size} atoms have NaN or infinity, first atom {bad[0]}: "
-            f"{points[bad[0]]}; look at the step before, the simulation has probably exploded"
+            f"{points[bad[0]]}; look at the input, or at the step before: the simulation may have exploded"
         )
     if box.shape != (3, 3) or not np.isfinite(box).all():
         raise ValueError(f"`cell` must be a finite (3, 3) matrix with rows a, b, c in A, got {box.tolist()}")
     _check_cell(box, periodic)
-    check_charge_and_spin(charge, spin)
-    return Structure(numbers, points, box, periodic, int(charge), int(spin))
+    return Structure(numbers, points, box, periodic, *check_charge_and_spin(charge, spin))
 
 
-def check_charge_and_spin(charge: int, spin: int) -> None:
-    """Refuse with a ValueError what no model has a row for."""
+def check_charge_and_spin(charge: float, spin: float) -> tuple[int, int]:
+    """Both as integers; ValueError for what is no whole number, or has no row in any model."""
+    charge, spin = whole_number("charge", charge), whole_number("spin", spin)
     if abs(charge) > MAX_CHARGE or not 0 <= spin <= MAX_SPIN:
         raise ValueError(
             f"the total charge must lie within +-{MAX_CHARGE} e and the multiplicity within 0 .. {MAX_SPIN}, "
             f"got charge {charge} and spin {spin}; spin is 2 S + 1, and both belong to the whole structure"
         )
+    return charge, spin
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an integer; ValueError if it is none."""
+    with suppress(TypeError, ValueError, OverflowError):
+        if int(value) == float(value):
+            return int(value)
+    raise ValueError(f"`{name}`, of the whole structure, must be a whole number, got {value!r}")
 
 
 def _check_cell(cell: Floats, pbc: NDArray[np.bool_]) -> None:

@@ -79,7 +79,8 @@ def load_library() -> None:
     """
     if not LIBRARY.is_file():
         raise RuntimeError(
-            f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .'"
+            f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .', "
+            "or, where that is done, leave the folder of uip's sources, which hides the installed one"
         )
     try:
         torch.ops.load_library(LIBRARY)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uip.config import existing_file
 from uip.graph import Graph, Outputs
 from uip.models.card import Card
 from uip.models.heads import with_forces
@@ -64,15 +65,23 @@ def load_program(path: Path | str, *, device_index: int = 0) -> Program:
         ValueError: damaged, foreign, of a newer schema, for another torch, processor or device, or a failed self-test.
         RuntimeError: libuip is not built.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    path = existing_file(path)
     load_library()
     try:
         handle = torch.classes.uip.Model(str(path), device_index)
     except RuntimeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"{error}{_advice(path)}") from None
     return _program(handle, _read_record(path), device_index)
+
+
+def _advice(path: Path) -> str:
+    """What to do with a file of fairchem, which is easily taken for a program: it ends in .pt."""
+    if not zipfile.is_zipfile(path):
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        is_fairchem = any(b"MLIPInferenceCheckpoint" in archive.read(name) for name in pickles)
+    return f". It is a checkpoint of fairchem: run 'uip import fairchem {path} -o NAME.ckpt'" if is_fairchem else ""
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uip.config import from_dict
+from uip.config import existing_file, from_dict
 from uip.loss import LossConfig
 from uip.optim import OptimConfig
 from uip.units import EV_PER_A3_TO_GPA
@@ -165,9 +165,7 @@ def read_recipe(path: Path | str) -> Recipe:
         FileNotFoundError: no such file.
         ValueError: not TOML, an unknown key, or a value that cannot be.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    path = existing_file(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

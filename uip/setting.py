@@ -15,7 +15,7 @@ from ase.data import atomic_numbers
 from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
-from uip.config import from_dict, suggestion
+from uip.config import existing_file, from_dict, suggestion
 from uip.data.cache import Sample
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
@@ -138,8 +138,7 @@ def open_data(recipe: Recipe, model: Potential, ranks: Ranks) -> tuple[Dataset, 
     cache = Path(data.cache) if data.cache else Path(recipe.run.folder) / "cache"
     if ranks.is_first:
         for path in (*data.train, *data.validation):
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"no such file: {path}")
+            existing_file(path)
             with writing(cache, "free space, or name another folder as 'data.cache'"):
                 open_store(path, settings, cache)
     ranks.wait()

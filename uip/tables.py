@@ -45,7 +45,7 @@ def print_predictions(frames: list[Any], results: list[Any], title: str) -> None
         pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
         table.add_row(
             file.name,
-            str(atoms.symbols),
+            atoms.get_chemical_formula(),
             str(len(atoms)),
             f"{result['energy']:.4f}",
             f"{result['energy'] / len(atoms):.5f}",

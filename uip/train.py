@@ -74,12 +74,12 @@ def train(
     device = run_device(recipe.run)
     ranks = Ranks.join(device.type)
     folder = Path(recipe.run.folder)
-    prepare_folder(folder, ranks, resume=resume)
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.set_float32_matmul_precision("high" if recipe.run.tf32 else "highest")
     torch.manual_seed(recipe.run.seed)
     model = starting_model(recipe)
+    prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(recipe, model, ranks)
     state = start(recipe, model.to(device=device, dtype=parse_dtype(recipe.run.dtype)))
     if resume and (folder / "last.ckpt").exists():

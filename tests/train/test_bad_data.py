@@ -195,7 +195,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         settings(model={"architecture": {"chanels": 3}}),
         r"unknown key 'model\.architecture\.chanels'; did you mean 'channels'",
     ),
-    "unknown dtype": (settings(run={"dtype": "half"}), "`dtype` must be 'float32' or 'float64', got 'half'"),
+    "unknown dtype": (settings(run={"dtype": "half"}), r"`dtype` must be 'float32' or 'float64' .*, got 'half'"),
     "no such GPU": (settings(run={"device": "cuda:99"}), "`device` is 'cuda:99', but torch sees"),
     # places
     "folder that cannot be made": (

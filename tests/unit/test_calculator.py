@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_stress
 from ase.md.verlet import VelocityVerlet
-from conftest import random_chgnet
+from conftest import random_allscaip, random_chgnet
 
 from uip import Calculator
 
@@ -100,4 +100,29 @@ def test_weights_that_explode_are_noticed() -> None:
     atoms = systems.nio()
     atoms.calc = Calculator(model)
     with pytest.raises(FloatingPointError, match="not a finite number"):
+        atoms.get_potential_energy()
+
+
+def test_charge_and_spin_are_part_of_the_state() -> None:
+    """ASE itself does not look at `atoms.info`."""
+    calculator, atoms = Calculator(random_allscaip()), systems.water()
+    energies = []
+    for charge, spin in ((0, 1), (1, 1), (1, 2), (0, 1)):
+        atoms.info.update(charge=charge, spin=spin)
+        fresh, atoms.calc = atoms.copy(), calculator
+        fresh.calc = Calculator(random_allscaip())
+        energies.append(atoms.get_potential_energy())
+        assert energies[-1] == pytest.approx(fresh.get_potential_energy(), abs=1e-10)
+        np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-10)
+    assert energies[0] == pytest.approx(energies[3], abs=1e-10)
+    assert np.ptp(energies[:3]) > 1e-3
+
+
+@pytest.mark.parametrize(("key", "value"), [("charge", 0.5), ("charge", "one"), ("charge", np.nan), ("spin", None)])
+def test_charge_and_spin_are_whole_numbers(key: str, value: object) -> None:
+    atoms = systems.water()
+    atoms.calc = Calculator(random_allscaip())
+    atoms.get_potential_energy()
+    atoms.info[key] = value
+    with pytest.raises(ValueError, match=f"`{key}`, of the whole structure, must be a whole number, got"):
         atoms.get_potential_energy()

@@ -132,7 +132,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, changes: dict, message: str
 
 
 def test_dtype_and_device() -> None:
-    with pytest.raises(ValueError, match="`dtype` must be 'float32' or 'float64', got 'float16'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be 'float32' or 'float64' .*, got 'float16'"):
         load_model("chgnet-0.3.0", dtype="float16")
     with pytest.raises(ValueError, match="`device` must be 'cpu', 'cuda'"):
         load_model("chgnet-0.3.0", device="gpu")

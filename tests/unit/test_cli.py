@@ -10,6 +10,8 @@ import pytest
 import systems
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from export_files import exported
+from fairchem_files import CHECKPOINT
 from typer.testing import CliRunner, Result
 
 from uip import Calculator
@@ -110,6 +112,11 @@ def mistakes(tmp_path: Path) -> dict[str, Path]:
     nan = systems.si_rattled()
     nan.positions[1] = np.nan
     write(files["nan.xyz"], nan)
+    ion = systems.si_rattled()
+    ion.info["charge"] = 0.5
+    write(tmp_path / "ion.xyz", ion)
+    (tmp_path / "fairchem.pt").symlink_to(CHECKPOINT)
+    (tmp_path / "program.pt").symlink_to(exported("random", ".pt"))
     files["bad.xyz"].write_text("8\nLattice=\nSi 0 0\n")
     files["what.abc"].write_text("?")
     files["empty.xyz"].write_text("")
@@ -122,8 +129,12 @@ def mistakes(tmp_path: Path) -> dict[str, Path]:
         (["predict", "si.xyz", "-m", "chgnet"], "unknown model 'chgnet', and no such file; did you mean 'chgnet-"),
         (["predict", "si.xyz", "-m", "no/such.ckpt"], "no such file: no/such.ckpt"),
         (["predict", "nowhere.cif"], "no such file: nowhere.cif"),
-        (["predict", "og.xyz"], "the structure has Og, but 'chgnet-0.3.0' knows H to Pu"),
-        (["predict", "nan.xyz"], "positions must be finite"),
+        (["predict", "."], ". is a folder; name a file in it"),
+        (["predict", "si.xyz", "og.xyz"], "og.xyz, structure 0: the structure has Og, but 'chgnet-0.3.0' knows H to"),
+        (["predict", "si.xyz", "nan.xyz"], "nan.xyz, structure 0: positions must be finite"),
+        (["predict", "ion.xyz"], "ion.xyz, structure 0: `charge`, of the whole structure, must be a whole number, got"),
+        (["predict", "si.xyz", "-m", "fairchem.pt"], "a checkpoint of fairchem: run 'uip import fairchem fairchem.pt"),
+        (["export", "program.pt", "-o", "x.pt"], "must be a checkpoint, but is what 'uip export' makes of one"),
         (["predict", "bad.xyz"], "cannot be read by ASE"),
         (["predict", "what.abc"], "must be in a format that ASE reads"),
         (["predict", "empty.xyz"], "Empty file: empty.xyz"),

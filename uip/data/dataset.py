@@ -22,8 +22,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uip.config import existing_file
 from uip.data.cache import CACHE_VERSION, Sample, Store, Targets, join_targets, write_store
-from uip.data.read import Labels, labels_from_atoms, read_atoms, structure_from_atoms
+from uip.data.read import Labels, labels_from_atoms, read_structures
 from uip.graph import batch
 from uip.neighbors import Structure, build_graph
 from uip.ops.soft_rank import SoftNearest
@@ -89,9 +90,9 @@ def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure
     Raises:
         ValueError: an unusable structure; the message names the file and the number of the structure.
     """
-    for number, atoms in enumerate(read_atoms(path)):
+    for number, (atoms, structure) in enumerate(read_structures(path)):
         try:
-            yield atoms, structure_from_atoms(atoms), labels_from_atoms(atoms)
+            yield atoms, structure, labels_from_atoms(atoms)
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
 
@@ -176,9 +177,7 @@ def open_store(path: Path | str, settings: GraphSettings, cache: Path) -> Store:
 
     The cache key covers the content of the file and all that decides its graphs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    path = existing_file(path)
     folder = cache / _key(path, settings)
     if not (folder / "complete").exists():
         with warnings.catch_warnings():

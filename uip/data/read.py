@@ -13,8 +13,9 @@ from ase.io import iread
 from ase.io.formats import UnknownFileTypeError
 from numpy.typing import NDArray
 
+from uip.config import existing_file
 from uip.data.entries import holds_entries, read_entries
-from uip.neighbors import Structure, check_structure
+from uip.neighbors import Structure, check_charge_and_spin, check_structure
 
 Labels = dict[str, NDArray[np.float64]]
 LABELS = ("energy", "forces", "stress", "magmoms")
@@ -30,9 +31,7 @@ def read_atoms(path: Path | str) -> Iterator[ase.Atoms]:
         FileNotFoundError: no such file.
         ValueError: a format that nobody knows, a file that cannot be parsed, or no structure in it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    path = existing_file(path)
     if holds_entries(path):
         yield from _named(path, read_entries(path))
         return
@@ -71,16 +70,28 @@ def _rows(path: Path) -> Iterator[ase.Atoms]:
         yield atoms
 
 
+def read_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure]]:
+    """All frames of a file, with their checked arrays.
+
+    Raises:
+        ValueError: an unusable structure; the message names the file and the number of the structure.
+    """
+    for number, atoms in enumerate(read_atoms(path)):
+        try:
+            yield atoms, structure_from_atoms(atoms)
+        except ValueError as error:
+            raise ValueError(f"{path}, structure {number}: {error}") from error
+
+
 def structure_from_atoms(atoms: ase.Atoms) -> Structure:
     """Checked arrays of an ASE structure; total charge and spin multiplicity from `atoms.info`."""
-    return check_structure(
-        atoms.numbers,
-        atoms.positions,
-        atoms.cell.array,
-        atoms.pbc,
-        charge=int(atoms.info.get("charge", 0)),
-        spin=int(atoms.info.get("spin", 1)),
-    )
+    charge, spin = charge_and_spin(atoms)
+    return check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin)
+
+
+def charge_and_spin(atoms: ase.Atoms) -> tuple[int, int]:
+    """Total charge and multiplicity, 0 and 1 where `atoms.info` does not say; ValueError if they cannot be."""
+    return check_charge_and_spin(atoms.info.get("charge", 0), atoms.info.get("spin", 1))
 
 
 def labels_from_atoms(atoms: ase.Atoms) -> Labels:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uip.config import existing_file
+
 Names = tuple[tuple[str, str], ...]
 """Their names, as regular expressions, and ours."""
 
@@ -48,8 +50,7 @@ def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
         FileNotFoundError: no such file.
         ValueError: truncated, not a torch file, or a pickle that wants to run code.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    existing_file(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
             warnings.simplefilter("ignore")  # about pickle protocols of files that are then refused
@@ -57,9 +58,18 @@ def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        if holds_program(path):
+            raise ValueError(
+                f"{path} must be a checkpoint, but is what 'uip export' makes of one; take the checkpoint"
+            ) from error
         raise ValueError(
-            f"{path} must be a torch checkpoint, but is truncated or of another kind ({error}); fetch it again"
+            f"{path} must be a torch checkpoint, but is truncated or of another kind; fetch it again"
         ) from error
+
+
+def holds_program(path: Path) -> bool:
+    """Whether `uip export` wrote the file."""
+    return zipfile.is_zipfile(path) and any(name.endswith("extra/uip") for name in zipfile.ZipFile(path).namelist())
 
 
 def _refusal(path: Path, reason: str) -> str:

@@ -12,6 +12,7 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
+from uip.neighbors import whole_number
 from uip.openmm import plugin
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
@@ -56,6 +57,7 @@ def create_force(
         raise ValueError(
             f"`particles` must name a place for each of the {len(atomic_numbers)} atomic numbers, got {len(places)}"
         )
+    charge, spin = whole_number("charge", charge), whole_number("spin", spin)
     atoms = "".join(
         f'<Atom z="{int(z)}"/>' if place is None else f'<Atom z="{int(z)}" particle="{int(place)}"/>'
         for z, place in zip(atomic_numbers, places, strict=True)
@@ -63,7 +65,7 @@ def create_force(
     # what reads XML is also what makes the force: one way in, and OpenMM owns the result like any of its own
     force = openmm.XmlSerializer.deserialize(
         f'<Force type="UipForce" version="1" name={quoteattr(name)} forceGroup="{group}" periodic="{int(periodic)}" '
-        f'charge="{int(charge)}" spin="{int(spin)}" skin="{skin * A_TO_NM!r}">'
+        f'charge="{charge}" spin="{spin}" skin="{skin * A_TO_NM!r}">'
         f'<Model path={quoteattr(str(Path(model).absolute()))} embed="{int(embed)}"/><Atoms>{atoms}</Atoms></Force>'
     )
     return force if scale_parameter is None else _scaled(force, scale_parameter)

@@ -66,7 +66,7 @@ class PythonPotential:
 
 
 def _check_charge_and_spin(model: Path | str, charge: int, spin: int) -> None:
-    check_charge_and_spin(charge, spin)
+    charge, spin = check_charge_and_spin(charge, spin)
     inputs = load_program(model).inputs if Path(model).suffix in PROGRAM_SUFFIXES else ()
     for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
         if value != neutral and name not in inputs:
