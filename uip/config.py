@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,14 @@ def existing_file(path: Path | str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     return path
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an integer; ValueError if it is none."""
+    with suppress(TypeError, ValueError, OverflowError):
+        if int(value) == float(value):
+            return int(value)
+    raise ValueError(f"`{name}`, of the whole structure, must be a whole number, got {value!r}")
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

@@ -7,15 +7,14 @@ cutoff, atoms outside the box.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import vesin
 from numpy.typing import ArrayLike, NDArray
 
+from uip.config import whole_number
 from uip.graph import Graph
 from uip.neighborhood import is_bond, nearest_edges, padded_rows
 from uip.ops.soft_rank import SoftNearest
@@ -87,14 +86,6 @@ def check_charge_and_spin(charge: float, spin: float) -> tuple[int, int]:
             f"got charge {charge} and spin {spin}; spin is 2 S + 1, and both belong to the whole structure"
         )
     return charge, spin
-
-
-def whole_number(name: str, value: Any) -> int:
-    """`value` as an integer; ValueError if it is none."""
-    with suppress(TypeError, ValueError, OverflowError):
-        if int(value) == float(value):
-            return int(value)
-    raise ValueError(f"`{name}`, of the whole structure, must be a whole number, got {value!r}")
 
 
 def _check_cell(cell: Floats, pbc: NDArray[np.bool_]) -> None:

@@ -76,12 +76,9 @@ def load_program(path: Path | str, *, device_index: int = 0) -> Program:
 
 def _advice(path: Path) -> str:
     """What to do with a file of fairchem, which is easily taken for a program: it ends in .pt."""
-    if not zipfile.is_zipfile(path):
+    if b"MLIPInferenceCheckpoint" not in path.read_bytes():
         return ""
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        is_fairchem = any(b"MLIPInferenceCheckpoint" in archive.read(name) for name in pickles)
-    return f". It is a checkpoint of fairchem: run 'uip import fairchem {path} -o NAME.ckpt'" if is_fairchem else ""
+    return f". It is a checkpoint of fairchem: run 'uip import fairchem {path} -o NAME.ckpt'"
 
 
 def _read_record(path: Path) -> dict[str, Any]:

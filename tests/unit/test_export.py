@@ -302,7 +302,7 @@ def test_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_program(tmp_path / "none.pt2")
     os.mkdir(tmp_path / "folder.pt2")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
         load_program(tmp_path / "folder.pt2")
 
 

@@ -69,7 +69,11 @@ def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
 
 def holds_program(path: Path) -> bool:
     """Whether `uip export` wrote the file."""
-    return zipfile.is_zipfile(path) and any(name.endswith("extra/uip") for name in zipfile.ZipFile(path).namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/extra/uip") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _refusal(path: Path, reason: str) -> str:

@@ -12,7 +12,7 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
-from uip.neighbors import whole_number
+from uip.config import whole_number
 from uip.openmm import plugin
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
