@@ -232,8 +232,8 @@ def _write_compiled(
 
 @contextmanager
 def _reading_utf8() -> Iterator[None]:
-    """torch's compiler reads its templates, which are UTF-8, in the encoding of the process. Libraries change that: PME
-    of OpenMM on a GPU leaves "C" behind."""
+    """torch's compiler reads its templates, which are UTF-8, in the encoding of the process. Libraries change that: a
+    mixed system of OpenMM on its OpenCL platform left "C" behind."""
     before = locale.setlocale(locale.LC_CTYPE)
     if locale.getpreferredencoding(False).upper() != "UTF-8":
         with suppress(locale.Error):  # not every system has it

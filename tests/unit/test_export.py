@@ -203,7 +203,7 @@ assert locale.setlocale(locale.LC_CTYPE) == "C"
 
 
 def test_compiling_in_a_process_that_reads_ascii() -> None:
-    """PME of OpenMM on a GPU sets the locale to "C"; the compiler must still read its own files."""
+    """OpenMM on OpenCL was seen to leave the locale "C"; the compiler must still read its own files."""
     subprocess.run([sys.executable, "-c", LOCALE], check=True)
 
 
