@@ -46,8 +46,8 @@ def evaluation(arguments: argparse.Namespace):
     """A function of atoms."""
     if arguments.peer:
         return versus.peer("sm", None)
-    from uip.data.read import structure_from_atoms
-    from uip.predict import load_evaluator
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.inference.evaluator import load_evaluator
 
     evaluator = load_evaluator(str(arguments.program) if arguments.program else model(arguments.radial))
     return lambda atoms: evaluator(evaluator.neighbor_list().build(structure_from_atoms(atoms)))
@@ -130,7 +130,7 @@ def main() -> None:
         draw(arguments.draw, arguments.figure)
         return
     if arguments.program and not arguments.program.exists():
-        from uip.export import export_model
+        from uip.program.writer import export_model
 
         export_model(model(arguments.radial), arguments.program, recompute=True, progress=print)
     rows = measured(arguments)

@@ -22,9 +22,9 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from uip.checkpoint import load_model
-from uip.data.read import structure_from_atoms
+from uip.graph.ase_io import structure_from_atoms
+from uip.inference.evaluator import Evaluator, load_evaluator, predict
 from uip.models.allscaip import AllScAIP
-from uip.predict import Evaluator, load_evaluator, predict
 
 ROTATIONS = 32
 APART = (15.0, 50.0, 500.0)
@@ -36,7 +36,7 @@ def toys() -> Iterator[tuple[str, AllScAIP]]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from fairchem_files import VARIANTS, read_json, read_state
 
-    from uip.models.ancestors import allscaip_from_fairchem
+    from uip.importers.published import allscaip_from_fairchem
 
     for name in VARIANTS:
         yield name, allscaip_from_fairchem(read_state(name), read_json(name)["config"])

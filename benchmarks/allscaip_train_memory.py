@@ -35,7 +35,7 @@ def model(radial: bool, recompute: bool):
 
 def step(potential, graph) -> None:
     """Gradients of all weights."""
-    from uip.models.heads import read_out
+    from uip.models.readout import read_out
 
     outputs = read_out(potential, graph, training=True)
     loss = outputs.energy.square().mean() * 1e-6 + outputs.forces.square().mean() + outputs.stress.square().mean()
@@ -43,8 +43,8 @@ def step(potential, graph) -> None:
 
 
 def measure(num_atoms: int, radial: bool, way: str) -> dict[str, float]:
-    from uip.data.read import structure_from_atoms
-    from uip.neighbors import build_graph
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.graph.neighbors import build_graph
     from uip.ops import attention
 
     tiles, recompute = WAYS[way]

@@ -119,10 +119,10 @@ def peer(size: str, weights: Path | None) -> Evaluate:
 def ours(size: str, weights: Path, mode: str) -> Evaluate:
     """`mode`: "uip"; "uip recomputed": layers keep nothing but their inputs; "uip .pt2": the exported file;
     "uip bfloat16" and "uip bfloat16 .pt2": products of weights in bfloat16."""
-    from uip.data.read import structure_from_atoms
-    from uip.export import export_model
-    from uip.models.ancestors import allscaip_from_fairchem
-    from uip.predict import load_evaluator, predict
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.importers.published import allscaip_from_fairchem
+    from uip.inference.evaluator import load_evaluator, predict
+    from uip.program.writer import export_model
 
     model = allscaip_from_fairchem(torch.load(weights), settings(size))
     recompute, half = mode == "uip recomputed", "bfloat16" in mode
@@ -190,9 +190,9 @@ def memory_in_use(key: str) -> float:
 def multiplications(evaluate: Evaluate, atoms: ase.Atoms, size: str) -> float:
     """Floating point operations that energy and forces need for products of weights and tokens: one forward, one
     gradient, no derivatives of weights, nothing twice."""
-    from uip.data.read import structure_from_atoms
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.graph.neighbors import build_graph
     from uip.models.allscaip import AllScAIPConfig
-    from uip.neighbors import build_graph
     from uip.ops.soft_rank import SoftNearest
 
     soft = SoftNearest()

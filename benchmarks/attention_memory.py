@@ -33,7 +33,8 @@ def measure_op(num_atoms: int, channels: int, heads: int, ring: bool) -> float:
     import numpy as np
     from mpi4py import MPI
 
-    from uip.parallel import EDGES, MPICommunicator, attend, use_communicator
+    from uip.parallel.collectives import EDGES, attend, use_communicator
+    from uip.parallel.mpi import MPICommunicator
 
     comm = MPI.COMM_WORLD
     none = np.empty((0, 2))
@@ -57,9 +58,9 @@ def measure_model(num_atoms: int, size: str, ring: bool) -> float:
     from attention_ranks import make_model
     from mpi4py import MPI
 
-    from uip.data.read import structure_from_atoms
-    from uip.divided import predict_divided
-    from uip.predict import load_evaluator
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.inference.domain import predict_divided
+    from uip.inference.evaluator import load_evaluator
 
     evaluator = load_evaluator(make_model(size))
     predict_divided(evaluator, structure_from_atoms(water(81)), MPI.COMM_WORLD, ring=ring)

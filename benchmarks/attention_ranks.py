@@ -37,12 +37,13 @@ from attention_model import (
     local_operations,
 )
 
-from uip.export import export_model
-from uip.graph import Graph
+from uip.graph.batch import Graph
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
 from uip.models.allscaip import SIZES, AllScAIP, AllScAIPConfig
-from uip.neighbors import build_graph, check_structure
-from uip.parallel import attend
+from uip.parallel.collectives import attend
 from uip.plugins import lammps_plugin_folder
+from uip.program.writer import export_model
 
 warnings.filterwarnings("ignore")
 BIN = Path(sys.executable).parent
@@ -223,8 +224,8 @@ def attention_rate(size: str, num_atoms: int) -> float:
 
 def local_rate(size: str, num_atoms: int) -> float:
     """And of all the rest, graph building left out."""
-    from uip.data.read import structure_from_atoms
-    from uip.predict import load_evaluator
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.inference.evaluator import load_evaluator
 
     source = make_model(size, node_attention=False)
     evaluator = load_evaluator(source)

@@ -55,9 +55,9 @@ class Code:
 
 def ours() -> Code:
     from uip.checkpoint import load_model
-    from uip.data.read import structure_from_atoms
-    from uip.models.heads import gradient_readout
-    from uip.neighbors import build_graph
+    from uip.graph.ase_io import structure_from_atoms
+    from uip.graph.neighbors import build_graph
+    from uip.models.readout import gradient_readout
 
     model = load_model("chgnet-0.3.0")
     return Code(

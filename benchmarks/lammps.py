@@ -32,8 +32,8 @@ from ase.io import write
 
 from uip import Calculator
 from uip.checkpoint import load_model
-from uip.export import export_model
 from uip.plugins import lammps_plugin_folder
+from uip.program.writer import export_model
 
 warnings.filterwarnings("ignore")
 BIN = Path(sys.executable).parent

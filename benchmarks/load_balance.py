@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.sampler import CostModel, Floats, Integers, deal, epoch_batches, epoch_order
-from uip.loss import LossConfig, count_labels, penalties, residuals, scales
+from uip.data.sampler import CostModel, deal, epoch_batches, epoch_order
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.heads import read_out
+from uip.models.readout import read_out
+from uip.schema import Floats, Integers
+from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
 EPOCH = 40_000
 

@@ -30,9 +30,9 @@ from openmm import app, unit
 from openmmml import MLPotential
 
 from uip.checkpoint import load_model, save_checkpoint
-from uip.export import export_model
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.openmm import create_force, create_python_force, find_forces, topology_from_atoms
+from uip.program.writer import export_model
 
 warnings.filterwarnings("ignore")
 SMALL = CHGNetConfig(channels=16, num_layers=3, num_radial=9, num_angular=7, num_readout=1)

@@ -32,15 +32,16 @@ from rich.table import Table
 from torch import Tensor
 from train_vs_reference import joined, load
 
-from uip.data.cache import Sample
 from uip.data.dataset import GraphSettings, make_sample
-from uip.data.read import labels_from_atoms, structure_from_atoms
-from uip.graph import Graph, Outputs, edge_vectors
-from uip.loss import LossConfig, count_labels, penalties, residuals, scales
+from uip.data.labels import labels_from_atoms
+from uip.data.samples import Sample
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.batch import Graph, Outputs, edge_vectors
 from uip.models import chgnet
 from uip.models.chgnet import AngleUpdate, BondUpdate, CHGNet, CHGNetConfig
-from uip.models.heads import inputs_of, read_out, total_energy
+from uip.models.readout import inputs_of, read_out, total_energy
 from uip.nn.mlp import GatedMLP
+from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
 
 def joined_angle_message(

@@ -25,14 +25,15 @@ from ase.io import read
 from rich.console import Console
 from rich.table import Table
 
-from uip.data.cache import Sample, join_targets
 from uip.data.dataset import GraphSettings, make_sample
-from uip.data.read import labels_from_atoms, structure_from_atoms
+from uip.data.labels import labels_from_atoms
 from uip.data.sampler import deal
-from uip.graph import batch
-from uip.loss import LossConfig, count_labels, penalties, residuals, scales
+from uip.data.samples import Sample, join_targets
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.batch import batch
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.heads import read_out
+from uip.models.readout import read_out
+from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 from uip.units import EV_PER_A3_TO_GPA
 
 Step = Callable[[], float]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ase import Atoms
 
-from uip.data.read import structure_from_atoms
-from uip.graph import Graph, Outputs
-from uip.models.heads import gradient_readout
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.batch import Graph, Outputs
+from uip.graph.neighbors import build_graph
 from uip.models.potential import Potential
-from uip.neighbors import build_graph
+from uip.models.readout import gradient_readout
 
 
 def graph_of(model: Potential, atoms: Atoms) -> Graph:

@@ -11,8 +11,8 @@ from pathlib import Path
 from conftest import random_allscaip, random_chgnet
 
 from uip.checkpoint import load_model
-from uip.export import export_model
 from uip.models.potential import Potential
+from uip.program.writer import export_model
 
 
 @functools.cache

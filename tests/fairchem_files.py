@@ -82,7 +82,7 @@ class Writer:
 
 def toy_fields() -> dict[str, Any]:
     """The fields of the toy checkpoint, free to be changed."""
-    from uip.models.fairchem import STAND_INS
-    from uip.models.foreign import read_tensors
+    from uip.importers.fairchem import STAND_INS
+    from uip.importers.torch_files import read_tensors
 
     return dict(read_tensors(CHECKPOINT, STAND_INS).__dict__)

@@ -15,16 +15,15 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up; a module imports its own row and the rows before it.
 LAYERS = (
     ("schema", "units", "config", "plugins"),
-    ("graph", "ops"),
-    ("neighborhood", "parallel"),
-    ("neighbors",),
-    ("data", "nn"),
-    ("models",),
-    ("loss", "optim", "checkpoint"),
-    ("program", "export", "predict", "log", "ranks", "recipe"),
-    ("setting", "state", "calculator", "divided", "evaluation", "torchforce", "openmm"),
+    ("ops",),
+    ("graph", "parallel", "nn"),
+    ("models", "data"),
+    ("importers",),
+    ("checkpoint",),
+    ("program",),
+    ("inference",),
+    ("calculator", "openmm"),
     ("train",),
-    ("tables",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

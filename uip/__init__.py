@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uip.calculator import Calculator as Calculator
     from uip.checkpoint import load_model as load_model
-    from uip.graph import Graph as Graph
-    from uip.graph import Outputs as Outputs
+    from uip.graph.batch import Graph as Graph
+    from uip.graph.batch import Outputs as Outputs
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Calculator": "uip.calculator",
     "load_model": "uip.checkpoint",
-    "Graph": "uip.graph",
-    "Outputs": "uip.graph",
+    "Graph": "uip.graph.batch",
+    "Outputs": "uip.graph.batch",
 }
 __all__ = ["Calculator", "load_model", "Graph", "Outputs", "__version__"]
 

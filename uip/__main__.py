@@ -1,6 +1,6 @@
 """`python -m uip`: the `uip` command."""
 
-from uip.cli import app
+from uip.cli.app import app
 
 if __name__ == "__main__":
     app()

@@ -11,9 +11,9 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from uip.data.read import charge_and_spin, structure_from_atoms
+from uip.graph.ase_io import charge_and_spin, structure_from_atoms
+from uip.inference.evaluator import load_evaluator, split
 from uip.models.potential import Potential
-from uip.predict import load_evaluator, split
 
 
 class Calculator(ASECalculator):

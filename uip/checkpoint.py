@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from uip.config import from_dict, suggestion
+from uip.importers.published import PUBLISHED, chgnet_from_file, is_chgnet, load_published
+from uip.importers.torch_files import read_tensors
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.models.ancestors import PUBLISHED, chgnet_from_file, is_chgnet, load_published
 from uip.models.card import Card
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.foreign import read_tensors
 from uip.models.potential import Potential
 from uip.schema import SCHEMA_VERSION
 

@@ -1,6 +1,6 @@
 """The one list of tensors that cross a border: name, shape, dtype, unit, what they index.
 
-Batching (`uip.graph`), the table in docs/conventions.md and `csrc/schema.h` come from this list.
+Batching (`uip.graph.batch`), the table in docs/conventions.md and `csrc/schema.h` come from this list.
 `python -m uip.schema` rewrites the two generated files, `python -m uip.schema --check` compares them.
 
 Shape letters: N owned atoms, R rows (owned atoms first, then ghosts; N in serial runs), E directed
@@ -13,6 +13,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 SCHEMA_VERSION = 1
 """Raised by one whenever a field changes its name, shape or meaning; readers refuse newer files."""

@@ -6,7 +6,7 @@ from ase.io import write
 
 from uip.data.read import read_atoms
 from uip.data.split import random_split
-from uip.recipe import read_recipe
+from uip.train.config import read_recipe
 
 data = read_recipe(sys.argv[1]).data
 frames = [atoms for path in data.train for atoms in read_atoms(path)]

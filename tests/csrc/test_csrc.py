@@ -9,7 +9,7 @@ import pytest
 import torch
 from export_files import exported
 
-from uip.parallel import LIBRARY
+from uip.parallel.library import LIBRARY
 
 SOURCES = Path(__file__).parents[2] / "uip" / "csrc"
 TORCH = Path(torch.__file__).parent

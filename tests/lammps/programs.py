@@ -13,9 +13,10 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
-from uip.export import seal
-from uip.neighbors import build_graph, check_structure
-from uip.parallel import load_library
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
+from uip.parallel.library import load_library
+from uip.program.writer import seal
 from uip.schema import SCHEMA_VERSION
 
 INPUTS = (

@@ -10,8 +10,9 @@ from export_files import exported
 from lammps_run import Result
 from numpy.typing import NDArray
 
-from uip.neighbors import build_graph, check_structure, find_pairs
-from uip.program import load_program
+from uip.graph.neighbors import build_graph, find_pairs
+from uip.graph.structure import check_structure
+from uip.program.reader import load_program
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 NINE = (*VOIGT, (1, 0), (2, 0), (2, 1))

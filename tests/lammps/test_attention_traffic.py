@@ -10,7 +10,8 @@ from cases import water
 from export_files import exported, source
 from lammps_run import read_dump, run_lammps, write_data
 
-from uip.neighbors import build_graph, check_structure
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # at the end: one of its files is lammps.py
 from attention_model import Traffic

@@ -14,8 +14,9 @@ from cases import CASES, PUBLISHED, Case
 from lammps_run import Result, read_result, run_lammps
 from reference import differences, expected
 
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
 from uip.models.chgnet import CHGNet
-from uip.neighbors import build_graph, check_structure
 
 RANKS = (1, 2, pytest.param(3, marks=pytest.mark.slow), 4)
 Solve = Callable[[int], Path]
@@ -81,7 +82,7 @@ def test_cases_are_what_they_say(solve: Solve) -> None:
 
 def test_the_eager_model_agrees_with_the_file(solve: Solve, published: CHGNet) -> None:
     """Forces of the model as Python holds it; the file evaluates envelopes exactly, the model as published."""
-    from uip.models.heads import gradient_readout
+    from uip.models.readout import gradient_readout
 
     case = CASES[0]
     result = read_result(solve(2), case.name)

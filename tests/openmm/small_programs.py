@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uip.export import seal
-from uip.neighbors import build_graph, check_structure
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
+from uip.program.writer import seal
 from uip.schema import SCHEMA_VERSION
 
 INPUTS = ("atomic_numbers", "edge_index", "edge_vec", "charge", "spin")

@@ -24,8 +24,8 @@ def write(folder: Path) -> None:
 
     from uip import Calculator
     from uip.checkpoint import load_model
-    from uip.export import export_model
-    from uip.torchforce import export_torchforce
+    from uip.program.torchforce import export_torchforce
+    from uip.program.writer import export_model
 
     model = load_model("chgnet-0.3.0", dtype="float64")
     folder.mkdir(parents=True, exist_ok=True)

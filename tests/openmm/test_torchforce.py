@@ -14,9 +14,9 @@ from ase import Atoms
 from export_files import source
 
 from uip.checkpoint import load_model
-from uip.data.read import structure_from_atoms
-from uip.neighbors import build_graph
-from uip.torchforce import export_torchforce, find_edges
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.neighbors import build_graph
+from uip.program.torchforce import export_torchforce, find_edges
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 # torch warns that TorchScript is deprecated; openmm-torch reads nothing else
@@ -119,7 +119,7 @@ def test_messages(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from uip.cli import app
+    from uip.cli.app import app
 
     systems.nio().write(tmp_path / "nio.xyz")
     Atoms("Al2", [[0, 0, 0], [2, 2, 0]], cell=[4, 4, 9], pbc=(1, 1, 0)).write(tmp_path / "slab.xyz")
@@ -146,7 +146,7 @@ def test_command(tmp_path: Path) -> None:
 def test_path_of_the_plugin() -> None:
     from typer.testing import CliRunner
 
-    from uip.cli import app
+    from uip.cli.app import app
     from uip.plugins import openmm_plugin
 
     result = CliRunner().invoke(app, ["openmm-plugin"])

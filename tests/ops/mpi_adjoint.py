@@ -13,7 +13,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from uip.parallel import EDGES, Communicator, MPICommunicator, all_gather, ghost_gather, reverse_edges, use_communicator
+from uip.parallel.collectives import EDGES, Communicator, all_gather, ghost_gather, reverse_edges, use_communicator
+from uip.parallel.mpi import MPICommunicator
 
 COUNTS = (0, 1, 7)
 EDGE_COUNTS = (0, 2, 8)

@@ -14,7 +14,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from uip.ops.attention import Radial
-from uip.parallel import EDGES, MPICommunicator, attend, use_communicator
+from uip.parallel.collectives import EDGES, attend, use_communicator
+from uip.parallel.mpi import MPICommunicator
 
 COUNTS = (0, 1, 7)
 CELL = torch.tensor([[[4.0, 0.5, 0.0], [2.9, 3.0, 0.4], [0.3, -1.0, 5.0]]], dtype=torch.float64)

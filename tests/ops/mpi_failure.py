@@ -16,9 +16,9 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from uip import parallel
-from uip.cli import app
-from uip.parallel import MPICommunicator
+from uip.cli.app import app
+from uip.parallel import mpi
+from uip.parallel.mpi import MPICommunicator
 
 
 def fail(how: str) -> None:
@@ -49,7 +49,7 @@ def failing(exchange: Callable[..., Tensor], how: str) -> Callable[..., Tensor]:
 
 def main() -> None:
     how, way, *arguments = sys.argv[1:]
-    parallel.GATHERED_BYTES = 0 if way == "ring" else 1 << 60
+    mpi.GATHERED_BYTES = 0 if way == "ring" else 1 << 60
     name = "ring_shift" if way == "ring" else "all_gather"
     setattr(MPICommunicator, name, failing(getattr(MPICommunicator, name), how))
     app(arguments)

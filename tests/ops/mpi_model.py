@@ -14,9 +14,9 @@ import torch
 from conftest import random_allscaip, random_chgnet
 from mpi4py import MPI
 
-from uip.data.read import structure_from_atoms
-from uip.divided import predict_divided
-from uip.predict import load_evaluator, predict
+from uip.graph.ase_io import structure_from_atoms
+from uip.inference.domain import predict_divided
+from uip.inference.evaluator import load_evaluator, predict
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ import systems
 import torch
 from mpi4py import MPI
 
-from uip.divided import Share
-from uip.neighbors import build_graph, check_structure
-from uip.parallel import use_communicator
-from uip.program import load_program
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
+from uip.inference.domain import Share
+from uip.parallel.collectives import use_communicator
+from uip.program.reader import load_program
 
 
 def divide(num_atoms: int, num_ranks: int) -> np.ndarray:

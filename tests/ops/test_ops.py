@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uip import parallel
+from uip.parallel import collectives, library
 
 REVERSE = torch.tensor([3, 2, 1, 0, 4])
 ROWS = torch.empty(5)
@@ -17,7 +17,7 @@ ROWS = torch.empty(5)
 
 @pytest.fixture(autouse=True)
 def library() -> None:
-    parallel.load_library()
+    library.load_library()
 
 
 OPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,7 +25,7 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "ghost_reduce": lambda x: torch.ops.uip.ghost_reduce(x, ROWS),
     "all_gather": lambda x: torch.ops.uip.all_gather(x, ROWS),
     "reduce_scatter": lambda x: torch.ops.uip.reduce_scatter(x, ROWS),
-    "reverse_edges": lambda x: torch.ops.uip.reverse_edges(x, REVERSE, parallel.EDGES),
+    "reverse_edges": lambda x: torch.ops.uip.reverse_edges(x, REVERSE, collectives.EDGES),
 }
 op = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 
@@ -92,11 +92,11 @@ def test_registrations_are_complete() -> None:
 
 def test_words_of_a_model_are_plain_torch_unless_asked() -> None:
     x = random(5, 3)
-    assert parallel.ghost_gather(x, ROWS) is x
-    assert torch.equal(parallel.reverse_edges(x, REVERSE), x[REVERSE])
-    with parallel.use_ops():
-        assert parallel.ghost_gather(x, ROWS) is not x
-    assert parallel.all_gather(x, ROWS) is x
+    assert collectives.ghost_gather(x, ROWS) is x
+    assert torch.equal(collectives.reverse_edges(x, REVERSE), x[REVERSE])
+    with collectives.use_ops():
+        assert collectives.ghost_gather(x, ROWS) is not x
+    assert collectives.all_gather(x, ROWS) is x
 
 
 def test_a_communicator_ends_with_its_context() -> None:
@@ -105,8 +105,8 @@ def test_a_communicator_ends_with_its_context() -> None:
             return lambda x, *rest: 2 * x
 
     x = random(5, 3)
-    with parallel.use_communicator(Doubling()):
-        assert torch.equal(parallel.all_gather(x, ROWS), 2 * x)
+    with collectives.use_communicator(Doubling()):
+        assert torch.equal(collectives.all_gather(x, ROWS), 2 * x)
         assert torch.equal(torch.ops.uip.reverse_edges(x, REVERSE, 0), 2 * x)
     assert torch.equal(torch.ops.uip.all_gather(x, ROWS), x)
 
@@ -119,14 +119,14 @@ def test_an_error_of_the_communicator_reaches_the_caller() -> None:
 
             return fail
 
-    with parallel.use_communicator(Broken()), pytest.raises(OSError, match="the cable is out"):
-        parallel.ghost_gather(random(5, 3), ROWS)
+    with collectives.use_communicator(Broken()), pytest.raises(OSError, match="the cable is out"):
+        collectives.ghost_gather(random(5, 3), ROWS)
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "LIBRARY", tmp_path / "libuip.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libuip.so")
     with pytest.raises(RuntimeError, match=r"libuip\.so is missing; run 'pip install \.'"):
-        parallel.load_library.__wrapped__()
-    parallel.LIBRARY.write_bytes(b"not a library")
+        library.load_library.__wrapped__()
+    library.LIBRARY.write_bytes(b"not a library")
     with pytest.raises(RuntimeError, match=r"does not fit torch .*run 'pip install \.' again"):
-        parallel.load_library.__wrapped__()
+        library.load_library.__wrapped__()

@@ -7,8 +7,8 @@ import pytest
 from fairchem_files import CHECKPOINT, VARIANTS, atoms_of, read_json, read_state
 
 from uip import Calculator
-from uip.models.ancestors import allscaip_from_fairchem
-from uip.models.fairchem import fairchem_checkpoint
+from uip.importers.fairchem import fairchem_checkpoint
+from uip.importers.published import allscaip_from_fairchem
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from conftest import random_allscaip
 from evaluate import graph_of
 from numpy.typing import NDArray
 
-from uip.graph import batch
+from uip.graph.batch import batch
 from uip.models.allscaip import AllScAIP
-from uip.models.heads import read_out
+from uip.models.readout import read_out
 
 VARIANTS = {
     "plain": {},

@@ -13,9 +13,9 @@ from ase import Atoms
 from evaluate import energy_of, graph_of, outputs_of
 from scipy.spatial.transform import Rotation
 
-from uip.graph import batch
+from uip.graph.batch import batch
 from uip.models.chgnet import CHGNet
-from uip.models.heads import gradient_readout
+from uip.models.readout import gradient_readout
 
 EXACT = 1e-10
 

@@ -14,7 +14,7 @@ from ase.io import write
 from conftest import random_chgnet
 
 from uip import Calculator
-from uip.recipe import Recipe, make_recipe
+from uip.train.config import Recipe, make_recipe
 
 torch.set_num_threads(1)  # structures are tiny: more threads cost more than they bring
 

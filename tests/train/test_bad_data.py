@@ -25,8 +25,9 @@ from test_ranks import torchrun
 from test_read import disordered, matpes
 
 from uip.checkpoint import load_model
-from uip.recipe import make_recipe, read_recipe
-from uip.train import main, train
+from uip.train.__main__ import main
+from uip.train.config import make_recipe, read_recipe
+from uip.train.loop import train
 
 Tables = dict[str, Any]
 
@@ -312,7 +313,7 @@ FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from uip.train import main
+from uip.train.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -352,7 +353,7 @@ def test_a_disk_that_is_full_before_the_graphs_are_there(data: Path, tmp_path: P
 
 DISAGREE = """
 import os, sys
-from uip.train import main
+from uip.train.__main__ import main
 mine = int(os.environ["RANK"])
 for name in ("settings", "data"):
     main([f"{sys.argv[1]}/{name}{mine}.toml"])

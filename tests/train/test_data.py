@@ -15,13 +15,14 @@ from ase.io import write
 
 from uip.data import dataset as datasets
 from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
-from uip.data.read import labels_from_atoms, structure_from_atoms
+from uip.data.labels import labels_from_atoms
 from uip.data.reference import compositions, energies, fit_reference
 from uip.data.sampler import cut, deal, epoch_order, portions
 from uip.data.split import group_split, groups_of, random_split
-from uip.graph import batch
-from uip.ranks import Ranks
-from uip.setting import open_data, starting_model
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.batch import batch
+from uip.train.distributed import Ranks
+from uip.train.setup import open_data, starting_model
 
 SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
 
@@ -154,7 +155,7 @@ def test_portions_keep_below_the_limit() -> None:
 
 
 def test_learning_rates() -> None:
-    from uip.optim import OptimConfig, learning_rate
+    from uip.train.optim import OptimConfig, learning_rate
 
     config = OptimConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
     assert [learning_rate(config, step, 110, 16) for step in (0, 9)] == [0.1, 1.0]
@@ -166,7 +167,7 @@ def test_learning_rates() -> None:
 
 
 def test_the_average_follows_the_weights() -> None:
-    from uip.optim import Average
+    from uip.train.optim import Average
 
     model = torch.nn.Linear(1, 1)
     average = Average(model, 0.9)
@@ -183,7 +184,7 @@ def test_the_average_follows_the_weights() -> None:
 
 def test_weights_decay_in_matrices_alone() -> None:
     from uip.models.chgnet import CHGNet, CHGNetConfig
-    from uip.optim import OptimConfig, choose_parameters, make_optimizer
+    from uip.train.optim import OptimConfig, choose_parameters, make_optimizer
 
     model = CHGNet(CHGNetConfig(**small.ARCHITECTURE))
     optimizer = make_optimizer(choose_parameters(model, ["*"]), OptimConfig(weight_decay=0.1))

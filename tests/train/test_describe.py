@@ -12,12 +12,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from typer.testing import CliRunner
 
-from uip.cli import app
+from uip.cli.app import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
-from uip.ranks import Ranks
-from uip.recipe import make_recipe
-from uip.setting import open_data, starting_model
+from uip.train.config import make_recipe
+from uip.train.distributed import Ranks
+from uip.train.setup import open_data, starting_model
 from uip.units import EV_PER_A3_TO_GPA
 
 

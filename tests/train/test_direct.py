@@ -15,9 +15,9 @@ from evaluate import outputs_of
 
 from uip import Calculator
 from uip.checkpoint import load_model
-from uip.log import read_log
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.train import train
+from uip.train.loop import train
+from uip.train.metrics import read_log
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,8 @@ def test_published_weights_are_fine_tuned_to_another_scale_of_energies(tmp_path:
 
 
 def test_an_exported_direct_model_says_so(model: CHGNet, tmp_path: Path) -> None:
-    from uip.export import export_model
-    from uip.program import load_program
+    from uip.program.reader import load_program
+    from uip.program.writer import export_model
 
     export_model(model, tmp_path / "direct.pt", dtype="float64")
     program = load_program(tmp_path / "direct.pt")

@@ -15,14 +15,14 @@ from conftest import random_chgnet
 from typer.testing import CliRunner
 
 from uip.checkpoint import save_checkpoint
-from uip.cli import app
+from uip.cli.app import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
-from uip.data.doubts import UNITS, bulk_modulus, doubts, doubts_against, summarise
-from uip.predict import load_evaluator, predict
-from uip.ranks import Ranks
-from uip.setting import open_data, starting_model
-from uip.train import train
+from uip.data.label_checks import UNITS, bulk_modulus, doubts, doubts_against, summarise
+from uip.inference.evaluator import load_evaluator, predict
+from uip.train.distributed import Ranks
+from uip.train.loop import train
+from uip.train.setup import open_data, starting_model
 from uip.units import EV_PER_A3_TO_GPA
 
 MODULUS = 100.0  # GPa

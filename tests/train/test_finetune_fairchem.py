@@ -13,9 +13,9 @@ from fairchem_files import CHECKPOINT
 
 from uip import Calculator
 from uip.checkpoint import load_model, save_checkpoint
+from uip.importers.fairchem import fairchem_checkpoint
 from uip.models.allscaip import AllScAIP
-from uip.models.fairchem import fairchem_checkpoint
-from uip.train import train
+from uip.train.loop import train
 
 SHIFT = 0.5
 """eV per hydrogen atom, between what the model says and the labels."""

@@ -16,8 +16,9 @@ import small
 import torch
 
 from uip.checkpoint import load_model, read_training
-from uip.log import read_log
-from uip.train import main, train
+from uip.train.__main__ import main
+from uip.train.loop import train
+from uip.train.metrics import read_log
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,9 @@ def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
 def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = {"epochs": 4, "checkpoint_steps": 3, "dtype": "float32"}
     train(small.recipe(tmp_path / "whole", data, run=run))
-    import uip.train
+    import uip.train.loop
 
-    original, calls = uip.train.gradient_step, 0
+    original, calls = uip.train.loop.gradient_step, 0
 
     def power_cut(*arguments: object, **options: object) -> object:
         nonlocal calls
@@ -94,7 +95,7 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr(uip.train, "gradient_step", power_cut)
+    monkeypatch.setattr(uip.train.loop, "gradient_step", power_cut)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train(small.recipe(tmp_path / "cut", data, run=run), resume=True)

@@ -7,11 +7,11 @@ import pytest
 import small
 import torch
 
-from uip.data.cache import Sample
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.loss import PROPERTIES, LossConfig, count_labels, penalties, residuals, scales
+from uip.data.samples import Sample
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.heads import gradient_readout
+from uip.models.readout import gradient_readout
+from uip.train.loss import PROPERTIES, LossConfig, count_labels, penalties, residuals, scales
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import small
 import torch
 
 from uip.checkpoint import read_training
-from uip.data.ahead import ahead
+from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.rotate import random_rotation, rotated
+from uip.data.prefetch import ahead
 from uip.data.sampler import CostModel, cost_model, cut
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.heads import read_out
-from uip.recipe import make_recipe
-from uip.setting import starting_model
-from uip.state import revision
-from uip.train import train
+from uip.models.readout import read_out
+from uip.train.config import make_recipe
+from uip.train.loop import train
+from uip.train.setup import starting_model
+from uip.train.state import revision
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import torch
 
 from uip.checkpoint import load_model
 from uip.data.sampler import deal, epoch_batches, imbalance
-from uip.log import read_log
-from uip.train import main
+from uip.train.__main__ import main
+from uip.train.metrics import read_log
 
 
 def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_two_ranks_are_one_after_twenty_steps(tmp_path: Path) -> None:
 
 DISAGREE = """
 import sys
-from uip.ranks import Ranks
+from uip.train.distributed import Ranks
 ranks = Ranks.join("cpu")
 try:
     ranks.check_same("recipe", f"rank {ranks.rank}" if sys.argv[1] == "differ" else "same")

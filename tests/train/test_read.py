@@ -15,7 +15,9 @@ import systems
 from ase import Atoms
 
 from uip.data import entries
-from uip.data.read import labels_from_atoms, read_atoms, structure_from_atoms
+from uip.data.labels import labels_from_atoms
+from uip.data.read import read_atoms
+from uip.graph.ase_io import structure_from_atoms
 from uip.units import EV_PER_A3_TO_GPA
 
 FORCES = [[0.1, -0.2, 0.3], [-0.1, 0.2, -0.3]]

@@ -14,12 +14,12 @@ from test_loss import loss_of
 from torch import Tensor, nn
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.loss import LossConfig
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.ops import attention
 from uip.ops.recompute import recomputed
-from uip.setting import starting_model
+from uip.train.loss import LossConfig
+from uip.train.setup import starting_model
 
 SHAPE = {"num_elements": 30, "channels": 16, "num_layers": 3, "num_heads": 2, "num_radial": 8, "k": 6.0, "nearest": 12}
 

@@ -10,11 +10,11 @@ import torch
 
 from uip.checkpoint import load_model
 from uip.data.dataset import Dataset, GraphSettings, labelled_structures, make_sample, open_store
-from uip.log import read_log
 from uip.models.allscaip import AllScAIPConfig
 from uip.ops.soft_rank import SoftNearest
-from uip.recipe import read_recipe
-from uip.train import train
+from uip.train.config import read_recipe
+from uip.train.loop import train
+from uip.train.metrics import read_log
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

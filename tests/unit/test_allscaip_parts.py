@@ -13,15 +13,15 @@ import systems
 import torch
 from torch import Tensor
 
-from uip import parallel
-from uip.data.read import structure_from_atoms
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.neighbors import build_graph
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.neighbors import build_graph
 from uip.nn.rows import _angular_logits, attend_rows, attend_rows_of_atoms, collect, make_rows, spread
 from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
 from uip.ops import attention
 from uip.ops.attention import Radial, attend_twice, candidate_shifts, nearest_images, sinc
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, smooth_step, soft_rank
+from uip.parallel import collectives
 
 SOFT = SoftNearest()
 
@@ -166,7 +166,7 @@ def test_the_op_agrees_with_the_plain_form(pbc: tuple[bool, bool, bool], biased:
     variables = [q, k, v] + ([radial.positions, radial.strain] if radial else [])
     seed = random(8, 6, seed=9)
     results = []
-    for word in (parallel.attend, attend_twice):
+    for word in (collectives.attend, attend_twice):
         out = word(q, k, v, graph_index, 2, radial)
         results.append([out, *torch.autograd.grad(out, variables, seed)])
     for a, b in zip(*results, strict=True):
@@ -177,7 +177,7 @@ def test_the_plain_form_has_second_derivatives_and_the_op_refuses_them() -> None
     graph_index = torch.zeros(4, dtype=torch.int64)
     inputs = [random(4, 4, seed=seed).requires_grad_() for seed in range(3)]
     assert torch.autograd.gradgradcheck(lambda q, k, v: attend_twice(q, k, v, graph_index, 2), inputs, fast_mode=True)
-    out = parallel.attend(*inputs, graph_index, 2)
+    out = collectives.attend(*inputs, graph_index, 2)
     (gradient,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
         gradient.sum().backward()
@@ -271,8 +271,8 @@ def test_tiles_keep_what_grows_with_the_number_of_atoms(biased: bool, monkeypatc
 def test_no_atoms_and_one_atom() -> None:
     x = random(1, 4)
     index = torch.zeros(1, dtype=torch.int64)
-    torch.testing.assert_close(parallel.attend(x, x, x, index, 2), x)
-    assert parallel.attend(x[:0], x[:0], x[:0], index[:0], 2).shape == (0, 4)
+    torch.testing.assert_close(collectives.attend(x, x, x, index, 2), x)
+    assert collectives.attend(x[:0], x[:0], x[:0], index[:0], 2).shape == (0, 4)
 
 
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, True, False)])

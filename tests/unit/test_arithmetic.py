@@ -13,8 +13,8 @@ from export_files import exported, source
 
 import uip
 from uip.checkpoint import for_inference
-from uip.export import export_model
-from uip.predict import load_evaluator
+from uip.inference.evaluator import load_evaluator
+from uip.program.writer import export_model
 
 
 def forces_of(atoms: ase.Atoms, **kwargs: object) -> np.ndarray:

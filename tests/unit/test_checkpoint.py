@@ -14,8 +14,8 @@ from conftest import random_chgnet
 from evaluate import outputs_of
 
 from uip.checkpoint import load_model, parse_device, save_checkpoint
-from uip.models import ancestors
-from uip.models.ancestors import PUBLISHED
+from uip.importers import published as ancestors
+from uip.importers.published import PUBLISHED
 from uip.models.card import Card
 
 

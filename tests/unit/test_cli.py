@@ -15,7 +15,7 @@ from fairchem_files import CHECKPOINT
 from typer.testing import CliRunner, Result
 
 from uip import Calculator
-from uip.cli import app
+from uip.cli.app import app
 from uip.units import EV_PER_A3_TO_GPA
 
 
@@ -46,7 +46,7 @@ def test_models_lists_what_is_there_and_what_is_missing(monkeypatch: pytest.Monk
     rows = json.loads(run("models", "--json").stdout)
     assert {row["name"] for row in rows} == {"chgnet-0.2.0", "chgnet-0.3.0", "chgnet-r2scan"}
     assert all(Path(row["found"]).is_file() for row in rows)
-    from uip.models.ancestors import Published
+    from uip.importers.published import Published
 
     monkeypatch.setattr(Published, "find", lambda self: None)
     assert "no; get it with 'pip install --no-deps chgnet==0.4.2'" in run("models").stdout

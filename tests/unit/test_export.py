@@ -22,14 +22,14 @@ import torch
 from conftest import SMALL, random_chgnet
 from export_files import exported, source
 
-from uip import export
-from uip.export import export_model, seal
-from uip.graph import Graph, batch
-from uip.models.ancestors import PUBLISHED
+from uip.graph.batch import Graph, batch
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import check_structure
+from uip.importers.published import PUBLISHED
 from uip.models.chgnet import CHGNet
-from uip.models.heads import gradient_readout
-from uip.neighbors import build_graph, check_structure
-from uip.program import load_program
+from uip.models.readout import gradient_readout
+from uip.program.reader import load_program
+from uip.program.writer import export_model, seal
 
 KINDS = (".pt2", ".pt")
 kind = pytest.mark.parametrize("suffix", KINDS)
@@ -194,7 +194,7 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 LOCALE = """
 import locale, sys
 locale.setlocale(locale.LC_ALL, "C")
-from uip.export import _reading_utf8
+from uip.program.writer import _reading_utf8
 with _reading_utf8():
     import torch._inductor.kernel.mm_grouped  # reads a template that is not ASCII
     assert locale.getpreferredencoding(False) == "UTF-8"
@@ -210,7 +210,7 @@ def test_compiling_in_a_process_that_reads_ascii() -> None:
 def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a compiler miscompiles; here the program is that of a model with other weights."""
     wrong = random_chgnet(seed=1)
-    monkeypatch.setattr("uip.export._trace", lambda model, trace=export._trace: trace(wrong))
+    monkeypatch.setattr("uip.program.writer.trace", lambda model: trace(wrong))
     with pytest.raises(RuntimeError, match=r"model\.pt was not written, .* does not reproduce the model.*self-test"):
         export_model(source("random"), tmp_path / "model.pt", dtype="float64")
     assert not list(tmp_path.iterdir())

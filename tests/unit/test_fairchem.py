@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from uip import Calculator
 from uip.checkpoint import load_model
-from uip.cli import app
-from uip.models.ancestors import PUBLISHED, allscaip_from_fairchem
-from uip.models.fairchem import fairchem_checkpoint
+from uip.cli.app import app
+from uip.importers.fairchem import fairchem_checkpoint
+from uip.importers.published import PUBLISHED, allscaip_from_fairchem
 
 CONFIG = read_json("plain")["config"]
 

@@ -8,9 +8,9 @@ import pytest
 import systems
 import torch
 
-from uip.data.read import structure_from_atoms
-from uip.graph import Graph, batch, edge_vectors, forces_from_edge_grad, strain_gradient
-from uip.neighbors import build_graph
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.batch import Graph, batch, edge_vectors, forces_from_edge_grad, strain_gradient
+from uip.graph.neighbors import build_graph
 from uip.schema import FIELDS, INPUTS
 
 

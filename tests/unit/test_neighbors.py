@@ -9,8 +9,9 @@ import pytest
 import systems
 from ase import Atoms
 
-from uip.data.read import structure_from_atoms
-from uip.neighbors import NeighborList, Structure, build_graph, check_structure, complete_cell
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.neighbors import NeighborList, build_graph
+from uip.graph.structure import Structure, check_structure, complete_cell
 
 
 def brute_force(structure: Structure, cutoff: float) -> set[tuple[int, int, int, int, int]]:

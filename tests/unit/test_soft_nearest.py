@@ -10,11 +10,11 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from uip.data.read import structure_from_atoms
-from uip.neighborhood import is_bond, nearest_edges
-from uip.neighbors import build_graph
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.nearest import is_bond, nearest_edges
+from uip.graph.neighbors import build_graph
 from uip.ops.soft_rank import SoftNearest
-from uip.parallel import load_library
+from uip.parallel.library import load_library
 
 
 def crowd(num_atoms: int, size: float, seed: int) -> Atoms:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
-from uip.parallel import load_library
+from uip.parallel.library import load_library
 
 HEADS, DEGREES, CHANNELS = 2, (3, 2, 3), 16
 EXACT = Inference(keep=False, bfloat16=False)

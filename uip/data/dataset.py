@@ -19,17 +19,18 @@ import ase
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 from torch import Tensor
 
 from uip.config import existing_file
-from uip.data.cache import CACHE_VERSION, Sample, Store, Targets, join_targets, write_store
-from uip.data.read import Labels, labels_from_atoms, read_structures
-from uip.graph import batch
-from uip.neighbors import Structure, build_graph
+from uip.data.cache import CACHE_VERSION, Store, write_store
+from uip.data.labels import Labels, check_labels, labels_from_atoms
+from uip.data.read import read_structures
+from uip.data.samples import Sample, Targets, join_targets
+from uip.graph.batch import batch
+from uip.graph.neighbors import build_graph
+from uip.graph.structure import Structure
 from uip.ops.soft_rank import SoftNearest
-
-Integers = NDArray[np.int64]
+from uip.schema import Integers
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,6 @@ def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -
         for name, shape in shapes.items()
     }
     return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft), Targets(**targets))
-
-
-def check_labels(structure: Structure, labels: Labels) -> None:
-    """Raises ValueError if a label cannot be learned from."""
-    num_atoms = structure.atomic_numbers.size
-    shapes = {"energy": (), "forces": (num_atoms, 3), "stress": (3, 3), "magmoms": (num_atoms,)}
-    for name, value in labels.items():
-        if value.shape != shapes[name]:
-            raise ValueError(f"{name} of {num_atoms} atoms must have shape {shapes[name]}, got {value.shape}")
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name} must be finite, got {_first_bad(value)}; remove the structure or this label")
-    if "stress" in labels and abs(np.linalg.det(structure.cell)) < 1e-9:
-        raise ValueError("a stress label needs three cell vectors, got a cell without volume; remove the label")
-
-
-def _first_bad(value: NDArray[np.float64]) -> str:
-    place = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
-    return f"{value[place]} at {place}" if place else f"{value}"
 
 
 def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:

@@ -10,15 +10,13 @@ from pathlib import Path
 import ase
 import numpy as np
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
-from uip.data.doubts import Summary
-from uip.data.read import LABELS, Labels
+from uip.data.label_checks import Summary
+from uip.data.labels import LABELS, Labels
 from uip.data.split import reduced_formula
-from uip.neighbors import Structure
+from uip.graph.structure import Structure
+from uip.schema import Floats
 from uip.units import EV_PER_A3_TO_GPA
-
-Floats = NDArray[np.float64]
 
 SHOWN = {"energy": "eV/atom", "forces": "eV/A", "stress": "GPa", "magmoms": "mu_B"}
 OUTLIER = 10.0

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import ase
 import ase.db
-import numpy as np
-from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import iread
 from ase.io.formats import UnknownFileTypeError
-from numpy.typing import NDArray
 
 from uip.config import existing_file
 from uip.data.entries import holds_entries, read_entries
-from uip.neighbors import Structure, check_charge_and_spin, check_structure
-
-Labels = dict[str, NDArray[np.float64]]
-LABELS = ("energy", "forces", "stress", "magmoms")
-"""energy () eV, forces (N, 3) eV/A, stress (3, 3) eV/A^3 positive under tension, magmoms (N,) mu_B, magnitudes."""
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.structure import Structure
 
 DATABASES = (".db", ".aselmdb")
 
@@ -81,35 +75,3 @@ def read_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure]]:
             yield atoms, structure_from_atoms(atoms)
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
-
-
-def structure_from_atoms(atoms: ase.Atoms) -> Structure:
-    """Checked arrays of an ASE structure; total charge and spin multiplicity from `atoms.info`."""
-    charge, spin = charge_and_spin(atoms)
-    return check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin)
-
-
-def charge_and_spin(atoms: ase.Atoms) -> tuple[int, int]:
-    """Total charge and multiplicity, 0 and 1 where `atoms.info` does not say; ValueError if they cannot be."""
-    return check_charge_and_spin(atoms.info.get("charge", 0), atoms.info.get("spin", 1))
-
-
-def labels_from_atoms(atoms: ase.Atoms) -> Labels:
-    """The labels that a structure carries, see `LABELS`; what is missing is left out."""
-    labels = {name: _label(atoms, name) for name in LABELS}
-    if labels["magmoms"] is not None:
-        labels["magmoms"] = abs(labels["magmoms"])  # which way is up is a choice of the calculation
-    return {name: value for name, value in labels.items() if value is not None}
-
-
-def _label(atoms: ase.Atoms, name: str) -> NDArray[np.float64] | None:
-    if atoms.calc is None:
-        return None
-    try:
-        if name == "stress":
-            return np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
-        # energies as given, not extrapolated to zero smearing
-        value = atoms.calc.get_property(name, atoms, allow_calculation=False)
-    except (PropertyNotImplementedError, NotImplementedError):
-        return None
-    return None if value is None else np.asarray(value, dtype=np.float64)

@@ -7,11 +7,9 @@ decide (an element that never occurs, elements that always occur in one ratio) t
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uip.data.dataset import Dataset
-
-Floats = NDArray[np.float64]
+from uip.schema import Floats
 
 
 def compositions(dataset: Dataset, num_elements: int) -> Floats:

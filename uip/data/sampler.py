@@ -12,13 +12,9 @@ import heapq
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uip.data.dataset import Dataset
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
+from uip.schema import Floats, Integers
 
 VALIDATION_COST = 35_000.0
 """Cost computed at a time where nothing is differentiated twice: of CHGNet about 0.3 GB in float32."""

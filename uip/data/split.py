@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from ase.data import chemical_symbols
 from ase.formula import Formula
-from numpy.typing import NDArray
 
 from uip.data.dataset import Dataset
-
-Integers = NDArray[np.int64]
+from uip.schema import Integers
 
 
 def random_split(num_samples: int, fraction: float, seed: int) -> tuple[Integers, Integers]:

@@ -31,7 +31,8 @@ from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
 from uip.ops.recompute import recomputed
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
-from uip.parallel import BONDS, attend, load_library, reverse_edges
+from uip.parallel.collectives import BONDS, attend, reverse_edges
+from uip.parallel.library import load_library
 from uip.schema import MAX_CHARGE, MAX_SPIN
 
 HARMONICS_DEGREE = 5

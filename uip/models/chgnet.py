@@ -29,7 +29,7 @@ from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
 from uip.ops.recompute import recomputed
-from uip.parallel import BONDS, ghost_gather, reverse_edges
+from uip.parallel.collectives import BONDS, ghost_gather, reverse_edges
 
 
 @dataclass(frozen=True)

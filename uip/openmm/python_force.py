@@ -14,9 +14,9 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
-from uip.neighbors import check_charge_and_spin, check_structure
-from uip.predict import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
-from uip.program import load_program
+from uip.graph.structure import check_charge_and_spin, check_structure
+from uip.inference.evaluator import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
+from uip.program.reader import load_program
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 

@@ -4,45 +4,41 @@
     python -m uip.train run.toml --resume                          # go on where the last checkpoint stands
     torchrun --nproc-per-node 4 -m uip.train run.toml              # four, each with a part of every step
 
-`uip/recipe.py` has all settings with their defaults. The run's folder receives
+`uip/train/config.py` has all settings with their defaults. The run's folder receives
 
     last.ckpt     everything that the run needs to go on as if it had never stopped
     best.ckpt     the potential with the lowest validation loss: for `uip eval`, `uip export`, `Calculator`
-    log.jsonl     losses and errors (`uip/log.py`), curves.png: the same, drawn
+    log.jsonl     losses and errors (`uip/train/metrics.py`), curves.png: the same, drawn
 
 Read from `train` downward.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from uip.checkpoint import parse_dtype, save_checkpoint
-from uip.data.ahead import ahead
-from uip.data.cache import Sample
+from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset
-from uip.data.doubts import doubts, repeated, summarise
-from uip.data.rotate import random_rotation, rotated
-from uip.data.sampler import VALIDATION_COST, Floats, Integers, cost_model, deal, epoch_batches, portions
-from uip.log import Line, Log
-from uip.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
-from uip.models.heads import read_out
-from uip.optim import learning_rate
-from uip.ranks import Ranks
-from uip.recipe import PATHS, Recipe, deciding, read_recipe
-from uip.setting import open_data, prepare_folder, run_device, starting_model, write_structures, writing
-from uip.state import State, averaged, go_on, save_state, start
+from uip.data.label_checks import doubts, repeated, summarise
+from uip.data.prefetch import ahead
+from uip.data.sampler import VALIDATION_COST, cost_model, deal, epoch_batches, portions
+from uip.data.samples import Sample
+from uip.models.readout import read_out
+from uip.schema import Floats, Integers
+from uip.train.config import PATHS, Recipe, deciding
+from uip.train.distributed import Ranks
+from uip.train.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
+from uip.train.metrics import Line, Log
+from uip.train.optim import learning_rate
+from uip.train.setup import open_data, prepare_folder, run_device, starting_model, write_structures, writing
+from uip.train.state import State, averaged, go_on, save_state, start
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
 """From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
@@ -279,49 +275,3 @@ def save_last(recipe: Recipe, state: State, ranks: Ranks) -> None:
         with writing(Path(recipe.run.folder), KEPT):
             save_state(state, recipe, Path(recipe.run.folder) / "last.ckpt")
     ranks.wait()
-
-
-def main(arguments: list[str]) -> int:
-    """The command line."""
-    resume = "--resume" in arguments
-    paths = [argument for argument in arguments if argument != "--resume"]
-    if len(paths) != 1 or paths[0].startswith("-"):
-        sys.stderr.write("usage: python -m uip.train RUN.toml [--resume]\n")
-        return 2
-    try:
-        recipe = read_recipe(paths[0])
-        with progress_bar() as watch:
-            best = train(recipe, resume=resume, say=print_once, watch=watch)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        sys.stderr.write(f"uip.train: {error}\n")
-        return 1
-    print_once(f"best potential: {best}")
-    return 0
-
-
-@contextmanager
-def progress_bar() -> Iterator[Watch]:
-    """A bar with steps and structures per second on the first rank's terminal; nothing is drawn into a file."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]:.3g} structures/s,"))
-    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task, began, seen = bar.add_task("", rate=0.0), time.monotonic(), 0
-
-        def watch(done: int, total: int, structures: int) -> None:
-            nonlocal seen
-            seen += structures
-            bar.update(task, completed=done, total=total, rate=seen / (time.monotonic() - began))
-
-        yield watch
-
-
-def print_once(text: str) -> None:
-    """Text for the reader, from the first rank alone."""
-    if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

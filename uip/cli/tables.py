@@ -87,7 +87,7 @@ def print_description(found: Any, title: str) -> None:
 
 def print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
     """Errors by property and group, or the same as JSON."""
-    from uip.evaluation import ALL, as_json_rows
+    from uip.inference.metrics import ALL, as_json_rows
 
     if as_json:
         json.dump(as_json_rows(table), sys.stdout, indent=2)

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uip.data.dataset import Dataset
 from uip.data.split import reduced_formula
+from uip.schema import Floats
 from uip.units import EV_PER_A3_TO_GPA
 
-Floats = NDArray[np.float64]
 Labels = Mapping[str, Floats]
 
 UNITS: dict[str, dict[str, float]] = {

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.graph import Graph, Outputs
-from uip.models.heads import with_forces
-from uip.neighbors import Structure
-from uip.parallel import BONDS, EDGES, MPICommunicator, use_communicator
-from uip.predict import Evaluator, Prediction, check_finite, split
+from uip.graph.batch import Graph, Outputs
+from uip.graph.structure import Structure
+from uip.inference.evaluator import Evaluator, Prediction, check_finite, split
+from uip.models.readout import with_forces
+from uip.parallel.collectives import BONDS, EDGES, use_communicator
+from uip.parallel.mpi import MPICommunicator
+from uip.schema import Integers
 
-Integers = NDArray[np.int64]
 RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 """What mpiexec tells its processes."""
 

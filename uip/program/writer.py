@@ -24,22 +24,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from uip.checkpoint import for_inference, parse_device, parse_dtype
-from uip.graph import Graph, batch
-from uip.models.heads import energy_and_gradient, read_out
+from uip.checkpoint import for_inference, parse_device
+from uip.graph.batch import Graph
 from uip.models.potential import Potential
-from uip.neighbors import build_graph, check_structure
-from uip.nn.basis import RadialBasis
-from uip.parallel import load_library, use_ops
-from uip.program import load_program
+from uip.models.readout import read_out
+from uip.parallel.library import load_library
+from uip.program.reader import load_program
+from uip.program.trace import cluster, exact_form, sample_inputs, scriptable, trace
 from uip.schema import FIELDS, SCHEMA_VERSION
 
 PORTABLE = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
@@ -81,7 +78,7 @@ def export_model(
     if path.suffix == ".pt2":
         _check_compiler()
     load_library()
-    exact = _exact_form(model)
+    exact = exact_form(model)
     ready = for_inference(deepcopy(exact), dtype=dtype, device=device)
     if recompute:
         if ready.kept_bytes is None:
@@ -89,12 +86,12 @@ def export_model(
         ready.kept_bytes = 0.0
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
     say("tracing energy and gradient")
-    program = _trace(ready)
+    program = trace(ready)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uip-export-") as folder:
         file = Path(folder) / path.name
         if path.suffix == ".pt2":
             say("compiling")
-            _write_compiled(program, _sample(ready), file, record["inputs"], native=native)
+            _write_compiled(program, sample_inputs(ready), file, record["inputs"], native=native)
         else:
             say("writing TorchScript")
             _write_script(program, file)
@@ -123,56 +120,6 @@ def _check_program(file: Path, place: torch.device) -> None:
         ) from error
 
 
-def _exact_form(model: Potential) -> Potential:
-    """A float64 copy that evaluates its envelopes exactly, not with the published code's rounding errors."""
-    exact = for_inference(deepcopy(model), dtype="float64", device="cpu")
-    for module in exact.modules():
-        if isinstance(module, RadialBasis):
-            module.published_rounding = False
-    return exact
-
-
-def _trace(model: Potential) -> GraphModule:
-    """Energy and gradient as one graph of tensor operations, the ops of `uip.parallel` among them."""
-
-    def program(*tensors: Tensor) -> tuple[Tensor, ...]:
-        inputs = dict(zip(model.inputs, tensors, strict=True))
-        results = energy_and_gradient(model, inputs) if model.conservative else model(**inputs)._asdict()
-        present = {name: value.detach().contiguous() for name, value in results.items() if value is not None}
-        return tuple(present[name] for name in model.program_outputs)
-
-    with use_ops():
-        return make_fx(program, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*_sample(model))
-
-
-def _sample(model: Potential) -> list[Tensor]:
-    """Inputs to trace with. All sizes differ, ghosts included: equal ones would be taken for one and the same."""
-    graph = _on_model(batch([_cluster(num_atoms, model) for num_atoms in (8, 5, 7, 6)]), model)
-    tensors = graph.tensors()
-    tensors["atomic_numbers"] = torch.cat([graph.atomic_numbers, graph.atomic_numbers[:3]])
-    sizes = {
-        letter: size
-        for name in model.inputs
-        for letter, size in zip(FIELDS[name].shape, tensors[name].shape, strict=True)
-    }
-    assert len(set(sizes.values())) == len(sizes), sizes
-    return [tensors[name] for name in model.inputs]
-
-
-def _cluster(num_atoms: int, model: Potential) -> Graph:
-    """A few atoms near the points of a cubic grid, with many elements, bonds and angles."""
-    rng = np.random.default_rng(num_atoms)
-    spacing = 2.2 if model.soft is None else 0.55 * model.soft.reach  # so that not every edge is a bond
-    grid = spacing * np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)])
-    positions = grid[:num_atoms] + rng.uniform(-0.2, 0.2, (num_atoms, 3))
-    elements = rng.choice(model.elements, num_atoms)
-    return build_graph(check_structure(elements, positions), model.cutoff, model.bond_cutoff, model.soft)
-
-
-def _on_model(graph: Graph, model: Potential) -> Graph:
-    return graph.to(device=model.device, dtype=model.dtype)
-
-
 def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool) -> dict[str, Any]:
     """What the file says of itself; `Metadata` in csrc/model.h, in plain containers."""
     card = exact.card
@@ -197,7 +144,7 @@ def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool)
         "theory": card.theory,
         "reference": card.reference,
         "provenance": "; ".join(text for text in (card.theory, card.reference) if text),
-        "self_tests": [_self_test(_cluster(num_atoms, exact), exact, ready) for num_atoms in (8, 5, 1)],
+        "self_tests": [_self_test(cluster(num_atoms, exact), exact, ready) for num_atoms in (8, 5, 1)],
     }
 
 
@@ -244,58 +191,10 @@ def _reading_utf8() -> Iterator[None]:
         locale.setlocale(locale.LC_CTYPE, before)
 
 
-# Graphs call overloads and symbolic sizes, TorchScript knows operators by name and plain sizes.
-SCRIPT_NAMES = {"aten::sym_size": torch.ops.aten.size, "aten::sym_numel": torch.ops.aten.numel}
-
-
 def _write_script(program: GraphModule, file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated; engines still read it
-        torch.jit.script(_scriptable(program)).save(str(file))
-
-
-def _scriptable(program: GraphModule) -> GraphModule:
-    script = deepcopy(program)
-    for node in script.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            packet = node.target.overloadpacket
-            node.target = SCRIPT_NAMES.get(packet._qualified_op_name, packet)
-    script.recompile()
-    return script
-
-
-def serial_program(model: Potential, dtype: str) -> GraphModule:
-    """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file.
-
-    It stands being frozen and run by the optimising executor, which engines other than ours do.
-    """
-    load_library()
-    program = _trace(_exact_form(model).to(dtype=parse_dtype(dtype)))
-    for node in list(program.graph.nodes):
-        with program.graph.inserting_before(node):
-            other = _serial_form(program.graph, node)
-        if other is not None:
-            node.replace_all_uses_with(other)
-            program.graph.erase_node(node)
-    program.recompile()
-    return _scriptable(program)
-
-
-def _serial_form(graph: torch.fx.Graph, node: torch.fx.Node) -> Any:
-    """What stands for a node in a serial program; None: the node itself."""
-    aten, a = torch.ops.aten, node.args
-    name = str(getattr(node.target, "overloadpacket", ""))
-    if name == "uip.reverse_edges":
-        return graph.call_function(aten.index_select.default, (a[0], 0, a[1]))
-    if name.startswith("uip."):
-        return a[0]
-    # where a factor is a constant, the executor of torch 2.13 is wrong about the shapes of mm and addmm
-    if name == "aten.mm":
-        return graph.call_function(aten.matmul.default, (a[0], a[1]))
-    if name == "aten.addmm":
-        product = graph.call_function(aten.matmul.default, (a[1], a[2]))
-        return graph.call_function(aten.add.Tensor, (product, a[0]))
-    return None
+        torch.jit.script(scriptable(program)).save(str(file))
 
 
 def seal(file: Path, record: dict[str, Any]) -> None:

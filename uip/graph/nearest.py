@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, soft_rank
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from uip.schema import Floats, Integers
 
 CHUNK = 20_000
 """Edges whose ranks are computed at a time: 8 MB of distances."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
-from uip.optim import Average, choose_parameters, make_optimizer
-from uip.recipe import Recipe, differences
+from uip.train.config import Recipe, differences
+from uip.train.optim import Average, choose_parameters, make_optimizer
 
 
 @dataclass

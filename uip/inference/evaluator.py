@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uip.checkpoint import for_inference, load_model, parse_device
-from uip.graph import Graph, Outputs, batch
+from uip.graph.batch import Graph, Outputs, batch
+from uip.graph.neighbors import NeighborList
+from uip.graph.structure import Structure
 from uip.models.card import Card
-from uip.models.heads import evaluated, with_forces
 from uip.models.potential import Potential
-from uip.neighbors import NeighborList, Structure
+from uip.models.readout import evaluated, with_forces
 from uip.ops.soft_rank import SoftNearest
-from uip.program import Program, load_program
+from uip.program.reader import Program, load_program
 
 PROGRAM_SUFFIXES = (".pt2", ".pt")
 

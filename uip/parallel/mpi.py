@@ -1,148 +1,25 @@
-"""The three words with which a model talks to other ranks.
+"""A `Communicator` over mpi4py: carries rows between the ranks of a Python run.
 
-    ghost_gather   owned rows -> owned rows + ghost rows        adjoint: ghost rows are added to their owners
-    reverse_edges  row of (i -> j) becomes the row of (j -> i)  adjoint: itself
-    all_gather     rows of all ranks in rank order              adjoint: reduce-scatter
-
-and `attend`, attention over the atoms of all ranks, which gathers for itself. A model calls these and never asks for a
-rank. In a serial run they are the identity, an index lookup and
-the identity. While a program is exported (`use_ops`) they are the ops of libuip (csrc/ops.cpp), which the
-program keeps and for which an engine carries the bytes; in a parallel run from Python (`use_communicator`)
-they are the same ops, and a `Communicator` carries.
+For one structure over several ranks (`uip.inference.domain`) and for tests; CPU tensors, no attempt at speed.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.ops.attention import Radial
-
 Counts = Sequence[int] | NDArray[np.int64]
 """A number for each rank."""
 
-EDGES, BONDS = 0, 1
-"""Which list `reverse_edges` speaks of: all edges, or bonds (`uip::Relation` in csrc/comm.h)."""
-
 GATHERED_BYTES = 1 << 30
-"""More than this on each rank: keys go around the ring. As in lammps_plugin/mpi_comm.cpp."""
-
-LIBRARY = Path(__file__).parent / "lib" / "libuip.so"
-
-_ops_in_use = False
-
-
-def ghost_gather(x: Tensor, rows_like: Tensor) -> Tensor:
-    """Rows of owned atoms, (N, C), to rows of owned atoms and ghosts, (R, C); `rows_like` has R rows."""
-    return torch.ops.uip.ghost_gather(x, rows_like) if _ops_in_use else x
-
-
-def reverse_edges(x: Tensor, reverse: Tensor, relation: int = EDGES) -> Tensor:
-    """Row k of the result is row `reverse[k]` of `x`: what the opposite direction of edge (or bond) k carries."""
-    return torch.ops.uip.reverse_edges(x, reverse, relation) if _ops_in_use else x.index_select(0, reverse)
-
-
-def all_gather(x: Tensor, total_like: Tensor) -> Tensor:
-    """Rows of this rank, (N, C), to rows of all ranks in rank order; `total_like` has as many rows."""
-    return torch.ops.uip.all_gather(x, total_like) if _ops_in_use else x
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
-    """Attention of this rank's atoms to the atoms of all ranks, (N, H); formula and arguments: `uip.ops.attention`.
-
-    In memory that grows with N, on one rank and on many; has first derivatives only.
-    """
-    load_library()
-    if radial is None:
-        return torch.ops.uip.attend(q, k, v, graph_index, heads)[0]
-    strain = radial.positions.new_zeros(0) if radial.strain is None else radial.strain
-    where = (radial.weight, radial.positions, strain, radial.cell, radial.pbc)
-    return torch.ops.uip.attend_radial(q, k, v, graph_index, heads, *where)[0]
-
-
-@functools.cache
-def load_library() -> None:
-    """Load libuip: its ops become `torch.ops.uip.*`, its reader of model files `torch.classes.uip.Model`.
-
-    Raises:
-        RuntimeError: libuip is not built, or was built for another torch.
-    """
-    if not LIBRARY.is_file():
-        raise RuntimeError(
-            f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .', "
-            "or, where that is done, leave the folder of uip's sources, which hides the installed one"
-        )
-    try:
-        torch.ops.load_library(LIBRARY)
-    except OSError as error:
-        raise RuntimeError(
-            f"{LIBRARY} does not fit torch {torch.__version__} ({error}); run 'pip install .' again in this environment"
-        ) from error
-
-
-@contextmanager
-def use_ops() -> Iterator[None]:
-    """Within, the three words are calls of libuip's ops, so that programs traced here can run on many ranks."""
-    global _ops_in_use
-    load_library()
-    before, _ops_in_use = _ops_in_use, True
-    try:
-        yield
-    finally:
-        _ops_in_use = before
-
-
-class Communicator(Protocol):
-    """Carries rows between ranks; as `uip::Comm` in csrc/comm.h. Every rank calls every function."""
-
-    def ghost_gather(self, x: Tensor, num_rows: int) -> Tensor: ...
-
-    def ghost_reduce(self, x: Tensor, num_owned: int) -> Tensor: ...
-
-    def reverse_edges(self, x: Tensor, reverse: Tensor, relation: int) -> Tensor: ...
-
-    def all_gather(self, x: Tensor, num_total: int) -> Tensor: ...
-
-    def reduce_scatter(self, x: Tensor, num_owned: int) -> Tensor: ...
-
-    def rank_layout(self, x: Tensor) -> Tensor: ...
-
-    def ring_shift(self, x: Tensor, num_rows: int) -> Tensor: ...
-
-
-@contextmanager
-def use_communicator(communicator: Communicator) -> Iterator[None]:
-    """Within, `communicator` carries the rows of libuip's ops: of eager models and of loaded programs alike."""
-    kernels = {
-        "ghost_gather": lambda x, rows_like: communicator.ghost_gather(x, rows_like.shape[0]),
-        "ghost_reduce": lambda x, owned_like: communicator.ghost_reduce(x, owned_like.shape[0]),
-        "reverse_edges": communicator.reverse_edges,
-        "all_gather": lambda x, total_like: communicator.all_gather(x, total_like.shape[0]),
-        "reduce_scatter": lambda x, owned_like: communicator.reduce_scatter(x, owned_like.shape[0]),
-        "rank_layout": communicator.rank_layout,
-        "ring_shift": communicator.ring_shift,
-    }
-    with use_ops():
-        library = torch.library.Library("uip", "IMPL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that kernels are overridden, which is the intention
-            for name, kernel in kernels.items():
-                for device in ("CPU", "CUDA"):
-                    library.impl(name, kernel, device, allow_override=True)
-        try:
-            yield
-        finally:
-            library._destroy()
+"""More than this on each rank: keys are passed around the ring. As in lammps_plugin/mpi_comm.cpp."""
 
 
 class Messages:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from uip.tables import console, print_description, print_errors, print_predictions, write_predictions
+from uip.cli.tables import console, print_description, print_errors, print_predictions, write_predictions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,7 @@ def user_errors() -> Iterator[None]:
 @contextmanager
 def all_ranks() -> Iterator[Any]:
     """The communicator under mpiexec, else None. What fails on one rank ends them all."""
-    from uip.divided import world
+    from uip.inference.domain import world
 
     ranks = world()
     try:
@@ -63,7 +63,7 @@ def all_ranks() -> Iterator[Any]:
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the published potentials: what they are, and whether this machine has them."""
-    from uip.models.ancestors import PUBLISHED
+    from uip.importers.published import PUBLISHED
 
     rows = [
         {
@@ -101,8 +101,8 @@ def predict(
     Under mpiexec the ranks share each structure.
     """
     with user_errors(), all_ranks() as ranks:
-        from uip.divided import predict_divided
-        from uip.predict import load_evaluator, predict
+        from uip.inference.domain import predict_divided
+        from uip.inference.evaluator import load_evaluator, predict
 
         _check_output(output, (".xyz", ".extxyz"), force=force)
         evaluator = load_evaluator(model, device=device, dtype=dtype)
@@ -164,9 +164,9 @@ def evaluate(
 ) -> None:
     """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
     with user_errors():
-        from uip.data.read import labels_from_atoms
-        from uip.evaluation import compare, error_table, group_of, parity_plot
-        from uip.predict import load_evaluator, predict
+        from uip.data.labels import labels_from_atoms
+        from uip.inference.evaluator import load_evaluator, predict
+        from uip.inference.metrics import compare, error_table, group_of, parity_plot
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         evaluator = load_evaluator(model, device=device, dtype=dtype)
@@ -204,7 +204,7 @@ def export(
     """Write the program that LAMMPS and OpenMM load: energy and gradient, compiled, with its own self-test."""
     with user_errors():
         from uip.checkpoint import load_model
-        from uip.export import export_model
+        from uip.program.writer import export_model
 
         _check_output(output, (".pt2", ".pt"), force=force)
         _check_target(target, structure, device)
@@ -238,7 +238,7 @@ def _check_target(target: str, structure: Path | None, device: str) -> None:
 
 def _export_torchforce(model: Any, output: Path, structure: Path, dtype: str) -> None:
     from uip.data.read import read_atoms
-    from uip.torchforce import export_torchforce
+    from uip.program.torchforce import export_torchforce
 
     atoms = next(iter(read_atoms(structure)))
     if atoms.pbc.any() and not atoms.pbc.all():
@@ -257,7 +257,7 @@ def fairchem(
     """Read AllScAIP weights of fairchem-core 2.24, which need not be installed; no code in the file is run."""
     with user_errors():
         from uip.checkpoint import save_checkpoint
-        from uip.models.fairchem import fairchem_checkpoint
+        from uip.importers.fairchem import fairchem_checkpoint
 
         _check_output(output, (".ckpt",), force=force)
         model = fairchem_checkpoint(checkpoint, task=task)
@@ -302,7 +302,7 @@ def data(
     with user_errors():
         from uip.data.dataset import labelled_structures
         from uip.data.describe import describe, histograms
-        from uip.data.doubts import doubts
+        from uip.data.label_checks import doubts
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         found = describe(labelled_structures(file))
@@ -316,8 +316,8 @@ def data(
 
 def _doubts_against(file: Path, model: str) -> list[str]:
     from uip.data.dataset import labelled_structures
-    from uip.data.doubts import doubts_against
-    from uip.predict import load_evaluator, predict
+    from uip.data.label_checks import doubts_against
+    from uip.inference.evaluator import load_evaluator, predict
 
     frames = [(structure, labels) for _, structure, labels in labelled_structures(file)]
     predictions = predict(load_evaluator(model), (structure for structure, _ in frames))

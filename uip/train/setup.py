@@ -16,16 +16,17 @@ from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
 from uip.config import existing_file, from_dict, suggestion
-from uip.data.cache import Sample
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import VALIDATION_COST, Integers, cost_model, portions
+from uip.data.sampler import VALIDATION_COST, cost_model, portions
+from uip.data.samples import Sample
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import Card
-from uip.models.heads import read_out
 from uip.models.potential import Potential
-from uip.ranks import Ranks
-from uip.recipe import DataConfig, ModelConfig, Recipe, RunConfig
+from uip.models.readout import read_out
+from uip.schema import Integers
+from uip.train.config import DataConfig, ModelConfig, Recipe, RunConfig
+from uip.train.distributed import Ranks
 
 
 def run_device(run: RunConfig) -> torch.device:

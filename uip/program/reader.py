@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from uip.config import existing_file
-from uip.graph import Graph, Outputs
+from uip.graph.batch import Graph, Outputs
 from uip.models.card import Card
-from uip.models.heads import with_forces
+from uip.models.readout import with_forces
 from uip.ops.soft_rank import SoftNearest
-from uip.parallel import load_library
+from uip.parallel.library import load_library
 
 
 @dataclass(frozen=True)

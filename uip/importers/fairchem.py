@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from uip.config import from_dict, suggestion
+from uip.importers.torch_files import Names, load_weights, read_tensors, renamed
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.card import Card
-from uip.models.foreign import Names, load_weights, read_tensors, renamed
 
 NEAREST_BEYOND_K = 20
 """Their rank counts among the k + 20 nearest."""

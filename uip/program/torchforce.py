@@ -13,13 +13,16 @@ The functions below are TorchScript: plain tensors, no Python beyond what it kno
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from uip.export import serial_program
+from uip.checkpoint import parse_dtype
 from uip.models.potential import Potential
+from uip.parallel.library import load_library
+from uip.program.trace import exact_form, scriptable, trace
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 
@@ -229,3 +232,37 @@ def export_torchforce(
             dtype=getattr(torch, dtype),
         )
         torch.jit.script(whole).save(str(path))
+
+
+def serial_program(model: Potential, dtype: str) -> GraphModule:
+    """Energy and gradient on one rank, for TorchScript without libuip: inputs and outputs as of an exported file.
+
+    It stands being frozen and run by the optimising executor, which engines other than ours do.
+    """
+    load_library()
+    program = trace(exact_form(model).to(dtype=parse_dtype(dtype)))
+    for node in list(program.graph.nodes):
+        with program.graph.inserting_before(node):
+            other = _serial_form(program.graph, node)
+        if other is not None:
+            node.replace_all_uses_with(other)
+            program.graph.erase_node(node)
+    program.recompile()
+    return scriptable(program)
+
+
+def _serial_form(graph: torch.fx.Graph, node: torch.fx.Node) -> Any:
+    """What stands for a node in a serial program; None: the node itself."""
+    aten, a = torch.ops.aten, node.args
+    name = str(getattr(node.target, "overloadpacket", ""))
+    if name == "uip.reverse_edges":
+        return graph.call_function(aten.index_select.default, (a[0], 0, a[1]))
+    if name.startswith("uip."):
+        return a[0]
+    # where a factor is a constant, the executor of torch 2.13 is wrong about the shapes of mm and addmm
+    if name == "aten.mm":
+        return graph.call_function(aten.matmul.default, (a[0], a[1]))
+    if name == "aten.addmm":
+        product = graph.call_function(aten.matmul.default, (a[1], a[2]))
+        return graph.call_function(aten.add.Tensor, (product, a[0]))
+    return None

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from uip.graph import Graph, Outputs, forces_from_edge_grad, strain_gradient
+from uip.graph.batch import Graph, Outputs, forces_from_edge_grad, strain_gradient
 from uip.models.potential import Potential
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from uip.config import suggestion
-from uip.data.cache import Targets
-from uip.graph import Graph, Outputs
+from uip.data.samples import Targets
+from uip.graph.batch import Graph, Outputs
 from uip.units import EV_PER_A3_TO_GPA
 
 PROPERTIES = ("energy", "forces", "stress", "magmoms")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uip.data.cache import Sample
+from uip.data.samples import Sample
 
 
 def random_rotation(*seed: int) -> Tensor:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import ase
 import numpy as np
-from numpy.typing import NDArray
 
-from uip.data.read import Labels
-from uip.predict import Prediction
+from uip.data.labels import Labels
+from uip.inference.evaluator import Prediction
+from uip.schema import Floats
 from uip.units import EV_PER_A3_TO_GPA
 
-Floats = NDArray[np.float64]
 ALL = "all"
 
 

@@ -1,7 +1,7 @@
 """What a run is: one TOML file, read into dataclasses; every default stands here, beside what it means.
 
-[model]  what is trained        [data]  on what        [loss]  towards what (uip/loss.py)
-[optim]  how (uip/optim.py)     [run]   where, how long, with what numbers
+[model]  what is trained        [data]  on what        [loss]  towards what (uip/train/loss.py)
+[optim]  how (uip/train/optim.py)     [run]   where, how long, with what numbers
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from uip.config import existing_file, from_dict
-from uip.loss import LossConfig
-from uip.optim import OptimConfig
+from uip.train.loss import LossConfig
+from uip.train.optim import OptimConfig
 from uip.units import EV_PER_A3_TO_GPA
 
 if sys.version_info >= (3, 11):

@@ -1,0 +1,18 @@
+"""ASE atoms to checked arrays."""
+
+from __future__ import annotations
+
+import ase
+
+from uip.graph.structure import Structure, check_charge_and_spin, check_structure
+
+
+def structure_from_atoms(atoms: ase.Atoms) -> Structure:
+    """Checked arrays of an ASE structure; total charge and spin multiplicity from `atoms.info`."""
+    charge, spin = charge_and_spin(atoms)
+    return check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin)
+
+
+def charge_and_spin(atoms: ase.Atoms) -> tuple[int, int]:
+    """Total charge and multiplicity, 0 and 1 where `atoms.info` does not say; ValueError if they cannot be."""
+    return check_charge_and_spin(atoms.info.get("charge", 0), atoms.info.get("spin", 1))

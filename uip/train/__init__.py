@@ -1,0 +1,3 @@
+"""Training of potentials: `python -m uip.train run.toml`."""
+
+from uip.train.loop import train as train
