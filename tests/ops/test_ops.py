@@ -16,7 +16,7 @@ ROWS = torch.empty(5)
 
 
 @pytest.fixture(autouse=True)
-def library() -> None:
+def loaded_library() -> None:
     library.load_library()
 
 

@@ -28,6 +28,7 @@ from uip.graph.structure import check_structure
 from uip.importers.published import PUBLISHED
 from uip.models.chgnet import CHGNet
 from uip.models.readout import gradient_readout
+from uip.program import trace
 from uip.program.reader import load_program
 from uip.program.writer import export_model, seal
 
@@ -210,7 +211,7 @@ def test_compiling_in_a_process_that_reads_ascii() -> None:
 def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a compiler miscompiles; here the program is that of a model with other weights."""
     wrong = random_chgnet(seed=1)
-    monkeypatch.setattr("uip.program.writer.trace", lambda model: trace(wrong))
+    monkeypatch.setattr("uip.program.writer.trace", lambda model: trace.trace(wrong))
     with pytest.raises(RuntimeError, match=r"model\.pt was not written, .* does not reproduce the model.*self-test"):
         export_model(source("random"), tmp_path / "model.pt", dtype="float64")
     assert not list(tmp_path.iterdir())
