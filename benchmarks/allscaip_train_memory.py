@@ -35,9 +35,9 @@ def model(radial: bool, recompute: bool):
 
 def step(potential, graph) -> None:
     """Gradients of all weights."""
-    from uip.models.readout import read_out
+    from uip.models.readout import evaluate
 
-    outputs = read_out(potential, graph, training=True)
+    outputs = evaluate(potential, graph, training=True)
     loss = outputs.energy.square().mean() * 1e-6 + outputs.forces.square().mean() + outputs.stress.square().mean()
     loss.backward()
 

@@ -127,7 +127,7 @@ def ours(size: str, weights: Path, mode: str) -> Evaluate:
     model = allscaip_from_fairchem(torch.load(weights), settings(size))
     recompute, half = mode == "uip recomputed", "bfloat16" in mode
     if mode != "uip":
-        model.kept_bytes = 0.0 if recompute else float("inf")
+        model.activation_budget = 0.0 if recompute else float("inf")
     dtype, file = "bfloat16" if half else "float32", weights.parent / f"{mode}.pt2"
     if ".pt2" in mode and not file.exists():
         export_model(model, file, dtype=dtype, native=True)

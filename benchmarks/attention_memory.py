@@ -59,13 +59,13 @@ def measure_model(num_atoms: int, size: str, ring: bool) -> float:
     from mpi4py import MPI
 
     from uip.graph.ase_io import structure_from_atoms
-    from uip.inference.domain import predict_divided
+    from uip.inference.domain import predict_distributed
     from uip.inference.evaluator import load_evaluator
 
     evaluator = load_evaluator(make_model(size))
-    predict_divided(evaluator, structure_from_atoms(water(81)), MPI.COMM_WORLD, ring=ring)
+    predict_distributed(evaluator, structure_from_atoms(water(81)), MPI.COMM_WORLD, ring=ring)
     before = peak()
-    predict_divided(evaluator, structure_from_atoms(water(num_atoms)), MPI.COMM_WORLD, ring=ring)
+    predict_distributed(evaluator, structure_from_atoms(water(num_atoms)), MPI.COMM_WORLD, ring=ring)
     return peak() - before
 
 

@@ -57,14 +57,14 @@ def ours() -> Code:
     from uip.checkpoint import load_model
     from uip.graph.ase_io import structure_from_atoms
     from uip.graph.neighbors import build_graph
-    from uip.models.readout import gradient_readout
+    from uip.models.readout import evaluate
 
     model = load_model("chgnet-0.3.0")
     return Code(
         graph=lambda atoms: build_graph(structure_from_atoms(atoms), model.cutoff, model.bond_cutoff).to(
             dtype=torch.float32
         ),
-        model=lambda graph: gradient_readout(model, graph),
+        model=lambda graph: evaluate(model, graph),
     )
 
 

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.sampler import CostModel, deal, epoch_batches, epoch_order
+from uip.data.sampler import CostModel, assign_to_ranks, epoch_batches, epoch_order
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
@@ -37,7 +37,7 @@ def step_seconds(data: Dataset, number: int, model: CHGNet) -> float:
     scale = scales(config.weights(0.0), count_labels(sample.targets)).float()
     for _ in range(2):
         began = time.process_time()
-        outputs = read_out(model, sample.graph, training=True)
+        outputs = evaluate(model, sample.graph, training=True)
         (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum().backward()
         times.append(time.process_time() - began)
     return min(times)
@@ -100,13 +100,13 @@ def sorted_and_dealt(costs: Floats, ranks: int, per_rank: int) -> list[list[Inte
 def dealt_by_cost(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
     """Ordinary batches, the most expensive first to the rank with the least."""
     batches = epoch_batches(costs, ranks * per_rank, 0, 0)
-    return [[batch[hand] for hand in deal(costs[batch], ranks)] for batch in batches]
+    return [[batch[hand] for hand in assign_to_ranks(costs[batch], ranks)] for batch in batches]
 
 
 def levelled(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
     """Ours: batches composed to be divisible, then dealt by cost."""
-    batches = epoch_batches(costs, ranks * per_rank, 0, 0, num_shares=ranks)
-    return [[batch[hand] for hand in deal(costs[batch], ranks)] for batch in batches]
+    batches = epoch_batches(costs, ranks * per_rank, 0, 0, num_shards=ranks)
+    return [[batch[hand] for hand in assign_to_ranks(costs[batch], ranks)] for batch in batches]
 
 
 WAYS = {

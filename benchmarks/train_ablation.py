@@ -39,7 +39,7 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import Graph, Outputs, edge_vectors
 from uip.models import chgnet
 from uip.models.chgnet import AngleUpdate, BondUpdate, CHGNet, CHGNetConfig
-from uip.models.readout import inputs_of, read_out, total_energy
+from uip.models.readout import evaluate, total_energy
 from uip.nn.mlp import GatedMLP
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
@@ -65,7 +65,7 @@ def two_gradients(model: CHGNet, graph: Graph, *, training: bool) -> Outputs:
     stretched = positions + torch.einsum("nk,nkl->nl", positions, strain[graph.graph_index])
     cell = graph.cell + graph.cell @ strain
     vectors = edge_vectors(stretched, cell, graph.edge_index, graph.shifts, graph.graph_index)
-    output = model(**{**inputs_of(model, graph), "edge_vec": vectors})
+    output = model(**{**{name: graph.tensors()[name] for name in model.inputs}, "edge_vec": vectors})
     (slope,) = torch.autograd.grad(output.node_energy.sum(), positions, create_graph=training)
     (stretch,) = torch.autograd.grad(output.node_energy.sum(), strain, create_graph=training)
     energy = total_energy(output.node_energy, graph)
@@ -101,7 +101,7 @@ def step(model: CHGNet, samples: list[Sample], off: str) -> float:
     counts = torch.stack([count_labels(sample.targets) for sample in samples]).sum(0)
     scale = scales(config.weights(0.0), counts).float()
     model.zero_grad()
-    total, readout = 0.0, two_gradients if off == "one gradient" else read_out
+    total, readout = 0.0, two_gradients if off == "one gradient" else evaluate
     with TECHNIQUES[off](model):
         for sample in samples:
             outputs = readout(model, sample.graph, training=True)

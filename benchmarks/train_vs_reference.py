@@ -27,12 +27,12 @@ from rich.table import Table
 
 from uip.data.dataset import GraphSettings, make_sample
 from uip.data.labels import labels_from_atoms
-from uip.data.sampler import deal
+from uip.data.sampler import assign_to_ranks
 from uip.data.samples import Sample, join_targets
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import batch
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -40,7 +40,7 @@ Step = Callable[[], float]
 THEIRS = "chgnet 0.4.2"
 OURS: dict[str, dict[str, Any]] = {
     "uip, gradient": {},
-    "uip, gradient, in four portions": {"portions": 4},
+    "uip, gradient, in four micro_batches": {"micro_batches": 4},
     "uip, gradient, recomputed": {"recompute": True},
     "uip, direct": {"readout": "direct"},
 }
@@ -53,12 +53,12 @@ def load(path: Path, size: int, seed: int = 0) -> list[Any]:
     return [frames[k] for k in np.random.default_rng(seed).permutation(len(frames))[:size]]
 
 
-def our_step(frames: list[Any], *, readout: str = "gradient", portions: int = 1, recompute: bool = False) -> Step:
-    """One step of `uip.train`, its batch computed in `portions` of like cost."""
+def our_step(frames: list[Any], *, readout: str = "gradient", micro_batches: int = 1, recompute: bool = False) -> Step:
+    """One step of `uip.train`, its batch computed in `micro_batches` of like cost."""
     settings = GraphSettings(6.0, 3.0, None, tuple(range(1, 95)))
     every = [make_sample(structure_from_atoms(a), labels_from_atoms(a), settings) for a in frames]
     costs = np.array([4 * s.graph.num_atoms + 1.1 * s.graph.num_edges + s.graph.num_angles for s in every])
-    samples = [joined([every[k] for k in hand]) for hand in deal(costs, portions)]
+    samples = [joined([every[k] for k in hand]) for hand in assign_to_ranks(costs, micro_batches)]
     model, config = CHGNet(CHGNetConfig(readout=readout)), LossConfig(magmoms=0.0)
     model.recompute = recompute
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
@@ -69,7 +69,7 @@ def our_step(frames: list[Any], *, readout: str = "gradient", portions: int = 1,
         optimizer.zero_grad()
         total = 0.0
         for sample in samples:
-            outputs = read_out(model, sample.graph, training=True)
+            outputs = evaluate(model, sample.graph, training=True)
             value = (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum()
             value.backward()
             total += float(value.detach())

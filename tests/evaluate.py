@@ -8,7 +8,7 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import Graph, Outputs
 from uip.graph.neighbors import build_graph
 from uip.models.potential import Potential
-from uip.models.readout import gradient_readout
+from uip.models.readout import evaluate
 
 
 def graph_of(model: Potential, atoms: Atoms) -> Graph:
@@ -17,8 +17,8 @@ def graph_of(model: Potential, atoms: Atoms) -> Graph:
 
 
 def outputs_of(model: Potential, atoms: Atoms) -> Outputs:
-    return gradient_readout(model, graph_of(model, atoms))
+    return evaluate(model, graph_of(model, atoms))
 
 
 def energy_of(model: Potential, atoms: Atoms) -> float:
-    return gradient_readout(model, graph_of(model, atoms), forces=False).energy.item()
+    return evaluate(model, graph_of(model, atoms), forces=False).energy.item()

@@ -22,7 +22,7 @@ from uip.config import from_dict, suggestion
 from uip.importers.published import PUBLISHED, chgnet_from_file, is_chgnet, load_published
 from uip.importers.torch_files import read_tensors
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.potential import Potential
 from uip.schema import SCHEMA_VERSION
@@ -136,7 +136,7 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
         model.load_state_dict(content["state"])
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error
-    model.card = from_dict(Card, content["card"])
+    model.card = from_dict(ModelCard, content["card"])
     return model
 
 

@@ -1,4 +1,4 @@
-"""Writes the structures that a recipe sets aside: python validation.py run.toml validation.xyz"""
+"""Writes the structures that a config sets aside: python validation.py run.toml validation.xyz"""
 
 import sys
 
@@ -6,9 +6,9 @@ from ase.io import write
 
 from uip.data.read import read_atoms
 from uip.data.split import random_split
-from uip.train.config import read_recipe
+from uip.train.config import read_config
 
-data = read_recipe(sys.argv[1]).data
+data = read_config(sys.argv[1]).data
 frames = [atoms for path in data.train for atoms in read_atoms(path)]
 aside = random_split(len(frames), data.validation_fraction, data.split_seed)[1]
 write(sys.argv[2], [frames[k] for k in aside])

@@ -15,7 +15,7 @@ from conftest import random_allscaip, random_chgnet
 from mpi4py import MPI
 
 from uip.graph.ase_io import structure_from_atoms
-from uip.inference.domain import predict_divided
+from uip.inference.domain import predict_distributed
 from uip.inference.evaluator import load_evaluator, predict
 
 
@@ -29,7 +29,7 @@ def main() -> None:
             structure = structure_from_atoms(systems.ALL[name]())
             (whole,) = predict(evaluator, [structure])
             for ring in (False, True):
-                divided = predict_divided(evaluator, structure, comm, ring=ring)
+                divided = predict_distributed(evaluator, structure, comm, ring=ring)
                 assert divided.keys() == whole.keys()
                 for key, value in whole.items():
                     np.testing.assert_allclose(divided[key], value, rtol=1e-9, atol=1e-10, err_msg=f"{key}, {name}")

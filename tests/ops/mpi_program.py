@@ -17,12 +17,12 @@ from mpi4py import MPI
 
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
-from uip.inference.domain import Share
+from uip.inference.domain import Domain
 from uip.parallel.collectives import use_communicator
 from uip.program.reader import load_program
 
 
-def divide(num_atoms: int, num_ranks: int) -> np.ndarray:
+def assign_owners(num_atoms: int, num_ranks: int) -> np.ndarray:
     owner = 2 + np.arange(num_atoms) % (num_ranks - 2)
     owner[num_atoms // 2] = 1
     return owner
@@ -36,7 +36,7 @@ def main() -> None:
         structure = check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
         graph = build_graph(structure, program.cutoff, program.bond_cutoff, program.soft)
         whole = program.run(graph.tensors())
-        share = Share(comm, graph, divide(len(atoms), comm.size))
+        share = Domain(comm, graph, assign_owners(len(atoms), comm.size))
         with use_communicator(share.communicator):
             mine = program.handle.run(share.inputs)
         for output, rows in (("node_energy", share.atoms), ("magmoms", share.atoms), ("edge_grad", share.edges)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uip.graph.batch import batch
 from uip.models.allscaip import AllScAIP
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 
 VARIANTS = {
     "plain": {},
@@ -50,13 +50,13 @@ CASES = {
 
 
 def energy(model: AllScAIP, atoms: Atoms) -> float:
-    return float(read_out(model, graph_of(model, atoms)).energy[0])
+    return float(evaluate(model, graph_of(model, atoms)).energy[0])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_forces_are_derivatives(allscaip: AllScAIP, case: str) -> None:
     atoms = CASES[case]()
-    forces = read_out(allscaip, graph_of(allscaip, atoms)).forces
+    forces = evaluate(allscaip, graph_of(allscaip, atoms)).forces
     assert forces is not None
     step = 1e-4
     for atom, axis in [(0, 0), (1, 1), (len(atoms) - 1, 2)]:
@@ -72,7 +72,7 @@ def test_forces_are_derivatives(allscaip: AllScAIP, case: str) -> None:
 def test_stress_is_a_derivative(allscaip: AllScAIP, case: str) -> None:
     """Of strains that are symmetric: a model that is not invariant under rotations has no other stress."""
     atoms = CASES[case]()
-    stress = read_out(allscaip, graph_of(allscaip, atoms)).stress
+    stress = evaluate(allscaip, graph_of(allscaip, atoms)).stress
     assert stress is not None
     step = 1e-5
     for a, b in [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]:
@@ -91,23 +91,23 @@ def test_stress_is_a_derivative(allscaip: AllScAIP, case: str) -> None:
 def test_order_place_and_company_do_not_matter(allscaip: AllScAIP) -> None:
     atoms = hydroxide_salt()
     graph = graph_of(allscaip, atoms)
-    alone = read_out(allscaip, graph)
+    alone = evaluate(allscaip, graph)
     order = np.random.default_rng(0).permutation(len(atoms))
     shuffled = atoms[order]
     shuffled.info.update(atoms.info)
     shuffled.positions += [3.0, -40.0, 0.7]
-    moved = read_out(allscaip, graph_of(allscaip, shuffled))
+    moved = evaluate(allscaip, graph_of(allscaip, shuffled))
     torch.testing.assert_close(moved.energy, alone.energy, rtol=1e-11, atol=0)
     assert alone.forces is not None
     torch.testing.assert_close(moved.forces, alone.forces[torch.from_numpy(order)], rtol=1e-9, atol=1e-10)
-    both = read_out(allscaip, batch([graph_of(allscaip, systems.water()), graph]))
+    both = evaluate(allscaip, batch([graph_of(allscaip, systems.water()), graph]))
     torch.testing.assert_close(both.energy[1], alone.energy[0], rtol=1e-11, atol=0)
     assert both.forces is not None
     torch.testing.assert_close(both.forces[3:], alone.forces, rtol=1e-9, atol=1e-10)
 
 
 def test_forces_add_up_to_nothing(allscaip: AllScAIP) -> None:
-    forces = read_out(allscaip, graph_of(allscaip, hydroxide_salt())).forces
+    forces = evaluate(allscaip, graph_of(allscaip, hydroxide_salt())).forces
     assert forces is not None
     assert forces.sum(0).abs().max() < 1e-10
 
@@ -147,7 +147,7 @@ def test_neighbours_come_and_go_smoothly(smooth: bool) -> None:
     for sign in (1, -1):
         moved = atoms.copy()
         moved.positions[3] = (distance + sign * 1e-9) * direction
-        ends.append(read_out(model, graph_of(model, moved)))
+        ends.append(evaluate(model, graph_of(model, moved)))
     jump = abs(float(ends[0].energy[0] - ends[1].energy[0]))
     assert ends[0].forces is not None
     assert ends[1].forces is not None
@@ -200,7 +200,7 @@ def test_losses_of_forces_have_exact_gradients() -> None:
     graph = batch([graph_of(model, atoms) for atoms in (systems.water(), Atoms("OH", [[0, 0, 0], [0.6, 0.5, 0.6]]))])
 
     def loss() -> torch.Tensor:
-        outputs = read_out(model, graph, training=True)
+        outputs = evaluate(model, graph, training=True)
         assert outputs.forces is not None
         return outputs.forces.square().mean() + 1e-3 * outputs.energy.square().mean()
 

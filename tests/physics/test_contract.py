@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from uip.graph.batch import batch
 from uip.models.chgnet import CHGNet
-from uip.models.readout import gradient_readout
+from uip.models.readout import evaluate
 
 EXACT = 1e-10
 
@@ -144,10 +144,10 @@ def test_far_systems_add(model: CHGNet) -> None:
 
 def test_batch_equals_one_by_one(model: CHGNet) -> None:
     graphs = [graph_of(model, make()) for make in systems.ALL.values()]
-    together = gradient_readout(model, batch(graphs))
+    together = evaluate(model, batch(graphs))
     start = 0
     for k, graph in enumerate(graphs):
-        alone = gradient_readout(model, graph)
+        alone = evaluate(model, graph)
         atoms = slice(start, start + graph.num_atoms)
         start += graph.num_atoms
         expected = {"energy": alone.energy, "forces": alone.forces, "virial": alone.virial, "magmoms": alone.magmoms}
@@ -227,13 +227,13 @@ def test_empty_angle_list(model: CHGNet) -> None:
     graph = graph_of(model, systems.far_pair())
     assert graph.num_edges == 2
     assert graph.num_angles == 0
-    assert torch.isfinite(gradient_readout(model, graph).forces).all()
+    assert torch.isfinite(evaluate(model, graph).forces).all()
 
 
 def test_inputs_are_not_changed(model: CHGNet) -> None:
     graph = graph_of(model, systems.nio())
     before = {name: value.clone() for name, value in graph.tensors().items()}
-    gradient_readout(model, graph)
+    evaluate(model, graph)
     for name, value in graph.tensors().items():
         assert torch.equal(value, before[name]), name
         assert not value.requires_grad, name
@@ -259,7 +259,7 @@ def test_training_gradient_matches_differences() -> None:
     graph = graph_of(model, systems.tiny_cell())
 
     def loss() -> torch.Tensor:
-        outputs = gradient_readout(model, graph, training=True)
+        outputs = evaluate(model, graph, training=True)
         return outputs.energy.square().sum() + outputs.forces.square().sum() + outputs.stress.square().sum()
 
     parameters = dict(model.named_parameters())

@@ -1,4 +1,4 @@
-"""A data set and a recipe small enough to train on in seconds."""
+"""A data set and a config small enough to train on in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ase.io import write
 from conftest import random_chgnet
 
 from uip import Calculator
-from uip.train.config import Recipe, make_recipe
+from uip.train.config import TrainConfig, make_config
 
 torch.set_num_threads(1)  # structures are tiny: more threads cost more than they bring
 
@@ -44,7 +44,7 @@ def write_frames(path: Path, count: int = 8) -> Path:
     return path
 
 
-def recipe(folder: Path, file: Path, **tables: dict[str, Any]) -> Recipe:
+def config(folder: Path, file: Path, **tables: dict[str, Any]) -> TrainConfig:
     """Train and validate on `file`, in float64, unless `tables` say otherwise."""
     defaults: dict[str, dict[str, Any]] = {
         "model": {"architecture": ARCHITECTURE},
@@ -53,11 +53,11 @@ def recipe(folder: Path, file: Path, **tables: dict[str, Any]) -> Recipe:
         "run": {"folder": str(folder), "epochs": 3, "dtype": "float64", "device": "cpu", "threads": 1},
     }
     names = {*defaults, *tables}
-    return make_recipe({name: {**defaults.get(name, {}), **tables.get(name, {})} for name in names})
+    return make_config({name: {**defaults.get(name, {}), **tables.get(name, {})} for name in names})
 
 
 def toml(values: dict[str, Any]) -> str:
-    """A recipe as the text of a TOML file."""
+    """A config as the text of a TOML file."""
 
     def text(value: Any) -> str:
         if isinstance(value, bool):

@@ -17,12 +17,12 @@ from uip.data import dataset as datasets
 from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
 from uip.data.labels import labels_from_atoms
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import cut, deal, epoch_order, portions
+from uip.data.sampler import assign_to_ranks, cut, epoch_order, micro_batches
 from uip.data.split import group_split, groups_of, random_split
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import batch
 from uip.train.distributed import Ranks
-from uip.train.setup import open_data, starting_model
+from uip.train.setup import initial_model, open_data
 
 SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
 
@@ -116,8 +116,8 @@ def test_groups_are_formulas_or_what_a_file_says(tmp_path: Path) -> None:
     assert groups_of(data.subset(np.array([7, 0])), "batch") == ["2", "0"]
     with pytest.raises(ValueError, match="'mp_id' is missing from structure 0, which has: batch"):
         groups_of(data, "mp_id")
-    recipe = small.recipe(tmp_path / "run", tmp_path / "a.xyz", data={"validation": [], "split_by": "formula"})
-    training, validation = open_data(recipe, starting_model(recipe), Ranks())
+    config = small.config(tmp_path / "run", tmp_path / "a.xyz", data={"validation": [], "split_by": "formula"})
+    training, validation = open_data(config, initial_model(config), Ranks())
     assert not set(groups_of(training, "formula")) & set(groups_of(validation, "formula"))
 
 
@@ -140,18 +140,18 @@ def test_every_structure_is_in_an_epoch_once_and_dealt_once() -> None:
     assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
     costs = np.random.default_rng(0).lognormal(0.0, 1.0, 50)
     for chunk in cut(order, 16):
-        hands = deal(costs[chunk], 4)
+        hands = assign_to_ranks(costs[chunk], 4)
         assert sorted(np.concatenate(hands)) == list(range(len(chunk)))
-    loads = [costs[hand].sum() for hand in deal(costs, 4)]
+    loads = [costs[hand].sum() for hand in assign_to_ranks(costs, 4)]
     assert max(loads) - min(loads) <= costs.max()
-    assert [len(hand) for hand in deal(np.ones(2), 3)] == [1, 1, 0]
+    assert [len(hand) for hand in assign_to_ranks(np.ones(2), 3)] == [1, 1, 0]
 
 
 def test_portions_keep_below_the_limit() -> None:
     costs = np.array([5.0, 1.0, 1.0, 9.0, 2.0])
-    assert [part.tolist() for part in portions(np.arange(5), costs, 6.0)] == [[0, 1], [2], [3], [4]]
-    assert [part.tolist() for part in portions(np.arange(5), costs, 0.0)] == [[0, 1, 2, 3, 4]]
-    assert portions(np.arange(0), costs, 0.0) == []
+    assert [part.tolist() for part in micro_batches(np.arange(5), costs, 6.0)] == [[0, 1], [2], [3], [4]]
+    assert [part.tolist() for part in micro_batches(np.arange(5), costs, 0.0)] == [[0, 1, 2, 3, 4]]
+    assert micro_batches(np.arange(0), costs, 0.0) == []
 
 
 def test_learning_rates() -> None:
@@ -167,16 +167,16 @@ def test_learning_rates() -> None:
 
 
 def test_the_average_follows_the_weights() -> None:
-    from uip.train.optim import Average
+    from uip.train.optim import EMA
 
     model = torch.nn.Linear(1, 1)
-    average = Average(model, 0.9)
+    average = EMA(model, 0.9)
     with torch.no_grad():
         model.weight.fill_(3.0)
     for _ in range(300):
         average.update(model)
     assert float(average.weights["weight"]) == pytest.approx(3.0, abs=1e-6)
-    again = Average(torch.nn.Linear(1, 1), 0.9)
+    again = EMA(torch.nn.Linear(1, 1), 0.9)
     again.load(average.state())
     assert torch.equal(again.weights["weight"], average.weights["weight"])
     assert again.updates == 300

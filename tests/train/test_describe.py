@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from uip.cli.app import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
-from uip.train.config import make_recipe
+from uip.train.config import make_config
 from uip.train.distributed import Ranks
-from uip.train.setup import open_data, starting_model
+from uip.train.setup import initial_model, open_data
 from uip.units import EV_PER_A3_TO_GPA
 
 
@@ -59,14 +59,14 @@ def test_stress_in_other_conventions(tmp_path: Path, unit: str, sign: str, facto
     atoms.calc = SinglePointCalculator(atoms, energy=-40.0, stress=stress * EV_PER_A3_TO_GPA * factor)
     write(tmp_path / "a.xyz", atoms)
     choice = {"stress_unit": unit, "stress_sign": sign}
-    recipe = small.recipe(tmp_path / "run", tmp_path / "a.xyz", data=choice)
-    training: Dataset = open_data(recipe, starting_model(recipe), Ranks())[0]
+    config = small.config(tmp_path / "run", tmp_path / "a.xyz", data=choice)
+    training: Dataset = open_data(config, initial_model(config), Ranks())[0]
     expected = stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     np.testing.assert_allclose(training[0].targets.stress[0].numpy(), expected, rtol=1e-6)
 
 
 def test_unknown_conventions() -> None:
     with pytest.raises(ValueError, match=r"'data\.stress_unit' must be one of eV/A\^3, GPa, kBar, got 'Pa'"):
-        make_recipe({"data": {"train": "a", "stress_unit": "Pa"}})
+        make_config({"data": {"train": "a", "stress_unit": "Pa"}})
     with pytest.raises(ValueError, match=r"'data\.stress_sign' must be one of tension, compression, got 'down'"):
-        make_recipe({"data": {"train": "a", "stress_sign": "down"}})
+        make_config({"data": {"train": "a", "stress_sign": "down"}})

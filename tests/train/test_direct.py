@@ -90,14 +90,14 @@ def test_direct_training_then_gradient_fine_tuning(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
     architecture = {**small.ARCHITECTURE, "readout": "direct"}
     run, optim = {"epochs": 80}, {"learning_rate": 2e-2, "ema": 0.0}
-    best = train(small.recipe(tmp_path / "direct", data, model={"architecture": architecture}, optim=optim, run=run))
+    best = train(small.config(tmp_path / "direct", data, model={"architecture": architecture}, optim=optim, run=run))
     lines = [line for line in read_log(tmp_path / "direct" / "log.jsonl") if line["kind"] == "validation"]
     assert lines[-1]["forces"] < 0.8 * lines[0]["forces"]
     direct = load_model(best, dtype="float64")
     assert not direct.conservative
-    switch = {"start": str(best), "architecture": {"readout": "gradient"}}
+    switch = {"init_from": str(best), "architecture": {"readout": "gradient"}}
     keep, still = {"reference": "keep"}, {"learning_rate": 1e-12, "ema": 0.0}
-    again = train(small.recipe(tmp_path / "gradient", data, model=switch, data=keep, optim=still, run={"epochs": 1}))
+    again = train(small.config(tmp_path / "gradient", data, model=switch, data=keep, optim=still, run={"epochs": 1}))
     gradient = load_model(again, dtype="float64")
     assert gradient.conservative
     assert "fine-tuned from direct" in gradient.card.reference
@@ -108,14 +108,14 @@ def test_direct_training_then_gradient_fine_tuning(tmp_path: Path) -> None:
 
 def test_fine_tuning_moves_what_it_is_told_and_refits_references(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
-    best = train(small.recipe(tmp_path / "first", data, run={"epochs": 1}))
-    frames_moved = {"start": str(best), "move": ["readout.*"], "architecture": {}}
-    tuned = train(small.recipe(tmp_path / "second", data, model=frames_moved, run={"epochs": 2}))
+    best = train(small.config(tmp_path / "first", data, run={"epochs": 1}))
+    frames_moved = {"init_from": str(best), "trainable": ["readout.*"], "architecture": {}}
+    tuned = train(small.config(tmp_path / "second", data, model=frames_moved, run={"epochs": 2}))
     one, other = (load_model(path, dtype="float64").state_dict() for path in (best, tuned))
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
     assert changed <= {"readout", "reference_energy"}
     assert "readout" in changed
-    wider = small.recipe(tmp_path / "third", data, model={"start": str(best), "architecture": {"channels": 12}})
+    wider = small.config(tmp_path / "third", data, model={"init_from": str(best), "architecture": {"channels": 12}})
     with pytest.raises(ValueError, match=r"'model\.architecture' must fit the weights of .* size mismatch for"):
         train(wider)
 
@@ -135,8 +135,8 @@ def test_published_weights_are_fine_tuned_to_another_scale_of_energies(tmp_path:
     write(tmp_path / "shifted.xyz", frames)
     loss, optim = {"forces": 0.0, "stress": 0.0}, {"learning_rate": 1e-9, "ema": 0.0}
     run = {"epochs": 1, "dtype": "float32"}
-    model = {"start": "chgnet-0.3.0", "architecture": {}}
-    train(small.recipe(tmp_path / "run", tmp_path / "shifted.xyz", model=model, loss=loss, optim=optim, run=run))
+    model = {"init_from": "chgnet-0.3.0", "architecture": {}}
+    train(small.config(tmp_path / "run", tmp_path / "shifted.xyz", model=model, loss=loss, optim=optim, run=run))
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["energy"] < 0.1
 
 

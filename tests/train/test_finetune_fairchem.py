@@ -38,9 +38,9 @@ def data(tmp_path: Path) -> Path:
 def test_references_are_corrected_by_element(data: Path, tmp_path: Path) -> None:
     start = fairchem_checkpoint(CHECKPOINT)
     save_checkpoint(start, tmp_path / "start.ckpt")
-    model = {"kind": "allscaip", "architecture": {"smooth": True}, "start": str(tmp_path / "start.ckpt")}
+    model = {"kind": "allscaip", "architecture": {"smooth": True}, "init_from": str(tmp_path / "start.ckpt")}
     optim = {"learning_rate": 1e-9, "ema": 0.0}
-    train(small.recipe(tmp_path / "run", data, model=model, optim=optim, run={"epochs": 1, "dtype": "float32"}))
+    train(small.config(tmp_path / "run", data, model=model, optim=optim, run={"epochs": 1, "dtype": "float32"}))
     tuned = load_model(tmp_path / "run" / "best.ckpt")
     assert isinstance(tuned, AllScAIP)
     assert tuned.config.smooth

@@ -10,7 +10,7 @@ import torch
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.samples import Sample
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.readout import gradient_readout
+from uip.models.readout import evaluate
 from uip.train.loss import PROPERTIES, LossConfig, count_labels, penalties, residuals, scales
 
 
@@ -32,7 +32,7 @@ def loss_of(model: CHGNet, samples: list[Sample], config: LossConfig) -> torch.T
     scale = scales(config.weights(0.0), counts)
     total = torch.zeros(()).double()
     for sample in samples:
-        outputs = gradient_readout(model, sample.graph, training=True)
+        outputs = evaluate(model, sample.graph, training=True)
         total = total + (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum()
     return total
 
@@ -82,7 +82,7 @@ def test_labels_that_are_missing_are_not_counted(data: Dataset) -> None:
 
 def test_residuals_are_in_the_units_of_the_loss(model: CHGNet, data: Dataset) -> None:
     sample = data.batch(range(4))
-    outputs = gradient_readout(model, sample.graph)
+    outputs = evaluate(model, sample.graph)
     found = residuals(outputs, sample.targets, sample.graph)
     per_atom = (outputs.energy - sample.targets.energy) / torch.from_numpy(data.counts("N"))
     torch.testing.assert_close(found["energy"], per_atom)

@@ -12,7 +12,7 @@ import small
 import torch
 
 from uip.checkpoint import load_model
-from uip.data.sampler import deal, epoch_batches, imbalance
+from uip.data.sampler import assign_to_ranks, epoch_batches, imbalance
 from uip.train.__main__ import main
 from uip.train.metrics import read_log
 
@@ -27,8 +27,8 @@ def test_two_ranks_are_one_after_twenty_steps(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "seven.xyz", 7)
     run = {"epochs": 5, "max_jump": 0.0}
     for name in ("one", "two"):
-        recipe = small.recipe(tmp_path / name, data, data={"batch_size": 2, "rotate": True}, run=run)
-        (tmp_path / f"{name}.toml").write_text(small.toml(recipe.values()))
+        config = small.config(tmp_path / name, data, data={"batch_size": 2, "augment": True}, run=run)
+        (tmp_path / f"{name}.toml").write_text(small.toml(config.values()))
     assert main([str(tmp_path / "one.toml")]) == 0
     result = torchrun(2, "-m", "uip.train", str(tmp_path / "two.toml"))
     assert result.returncode == 0, result.stderr
@@ -48,7 +48,7 @@ import sys
 from uip.train.distributed import Ranks
 ranks = Ranks.join("cpu")
 try:
-    ranks.check_same("recipe", f"rank {ranks.rank}" if sys.argv[1] == "differ" else "same")
+    ranks.check_same("config", f"rank {ranks.rank}" if sys.argv[1] == "differ" else "same")
     print("agreed", flush=True)
 except RuntimeError as error:
     print(error, flush=True)
@@ -60,7 +60,7 @@ def test_ranks_that_disagree_stop(tmp_path: Path) -> None:
     (tmp_path / "disagree.py").write_text(DISAGREE)
     assert torchrun(2, str(tmp_path / "disagree.py"), "same").stdout.count("agreed") == 2
     told = torchrun(2, str(tmp_path / "disagree.py"), "differ").stdout
-    assert told.count("all ranks must have the same recipe, but ranks [1] differ from rank 0") == 2
+    assert told.count("all ranks must have the same config, but ranks [1] differ from rank 0") == 2
 
 
 def test_modelled_imbalance_of_many_ranks() -> None:
@@ -68,17 +68,19 @@ def test_modelled_imbalance_of_many_ranks() -> None:
     rng = np.random.default_rng(0)
     costs = rng.lognormal(0.0, np.sqrt(np.log(1 + 1.17**2)), 20_000)
     for per_rank, limit in ((4, 0.15), (16, 0.02), (64, 0.02)):
-        batches = epoch_batches(costs, 32 * per_rank, seed=1, epoch=0, num_shares=32)
+        batches = epoch_batches(costs, 32 * per_rank, seed=1, epoch=0, num_shards=32)
         assert sorted(np.concatenate(batches)) == list(range(costs.size))
-        loads = np.array([[costs[batch][hand].sum() for hand in deal(costs[batch], 32)] for batch in batches])
+        loads = np.array(
+            [[costs[batch][hand].sum() for hand in assign_to_ranks(costs[batch], 32)] for batch in batches]
+        )
         assert loads.max(axis=1).sum() / loads.mean(axis=1).sum() - 1.0 <= limit, per_rank
 
 
 def test_batches_follow_from_their_arguments_alone() -> None:
     costs = np.random.default_rng(0).lognormal(0.0, 1.0, 300)
-    one, two = (epoch_batches(costs, 32, seed=5, epoch=2, num_shares=8) for _ in range(2))
+    one, two = (epoch_batches(costs, 32, seed=5, epoch=2, num_shards=8) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not np.array_equal(one[0], epoch_batches(costs, 32, seed=5, epoch=3, num_shares=8)[0])
+    assert not np.array_equal(one[0], epoch_batches(costs, 32, seed=5, epoch=3, num_shards=8)[0])
     plain = epoch_batches(costs, 32, seed=5, epoch=2)
     assert [len(batch) for batch in plain] == [30] * 10
     assert imbalance(np.array([1.0, 2.0, 3.0]), [np.array([0, 1]), np.array([2])]) == 0.0

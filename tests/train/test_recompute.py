@@ -19,7 +19,7 @@ from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.ops import attention
 from uip.ops.recompute import recomputed
 from uip.train.loss import LossConfig
-from uip.train.setup import starting_model
+from uip.train.setup import initial_model
 
 SHAPE = {"num_elements": 30, "channels": 16, "num_layers": 3, "num_heads": 2, "num_radial": 8, "k": 6.0, "nearest": 12}
 
@@ -117,9 +117,9 @@ def held_by(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
 
 def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
-    recipes = [
-        small.recipe(tmp_path, data, run={"recompute": choice}, model={"kind": kind, "architecture": shape})
+    configs = [
+        small.config(tmp_path, data, run={"recompute": choice}, model={"kind": kind, "architecture": shape})
         for kind, shape in (("chgnet", small.ARCHITECTURE), ("allscaip", SHAPE))
         for choice in (False, True)
     ]
-    assert [bool(starting_model(recipe).recompute) for recipe in recipes] == [False, True, False, True]
+    assert [bool(initial_model(config).recompute) for config in configs] == [False, True, False, True]

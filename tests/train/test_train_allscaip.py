@@ -12,7 +12,7 @@ from uip.checkpoint import load_model
 from uip.data.dataset import Dataset, GraphSettings, labelled_structures, make_sample, open_store
 from uip.models.allscaip import AllScAIPConfig
 from uip.ops.soft_rank import SoftNearest
-from uip.train.config import read_recipe
+from uip.train.config import read_config
 from uip.train.loop import train
 from uip.train.metrics import read_log
 
@@ -43,7 +43,7 @@ def test_its_graphs_are_cached_whole(data: Path) -> None:
 def test_it_learns(data: Path, tmp_path: Path) -> None:
     model = {"kind": "allscaip", "architecture": ARCHITECTURE}
     optim = {"learning_rate": 3e-2, "ema": 0.0}
-    train(small.recipe(tmp_path / "run", data, model=model, run={"epochs": 15}, optim=optim))
+    train(small.config(tmp_path / "run", data, model=model, run={"epochs": 15}, optim=optim))
     lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "validation"]
     assert lines[-1]["loss"] < 0.97 * lines[0]["loss"], [line["loss"] for line in lines]
     kept = load_model(tmp_path / "run" / "best.ckpt")
@@ -53,5 +53,5 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_shipped_recipes_can_be_read(path: Path) -> None:
-    recipe = read_recipe(path)
-    assert recipe.data.train
+    config = read_config(path)
+    assert config.data.train

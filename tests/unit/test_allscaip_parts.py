@@ -240,7 +240,7 @@ class Held:
     tensor: Tensor
 
 
-def kept_bytes(num_atoms: int, biased: bool) -> int:
+def activation_budget(num_atoms: int, biased: bool) -> int:
     """What is held for a second derivative once the first is there, each storage once."""
     held: weakref.WeakSet[Held] = weakref.WeakSet()
 
@@ -260,9 +260,9 @@ def kept_bytes(num_atoms: int, biased: bool) -> int:
 @pytest.mark.parametrize("biased", [False, True])
 def test_tiles_keep_what_grows_with_the_number_of_atoms(biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (40, 80, 160)
-    whole = [kept_bytes(size, biased) for size in sizes]
+    whole = [activation_budget(size, biased) for size in sizes]
     monkeypatch.setattr(attention, "TILE", 400 * (34 if biased else 2))
-    tiled = [kept_bytes(size, biased) for size in sizes]
+    tiled = [activation_budget(size, biased) for size in sizes]
     assert whole[2] - whole[1] > 3 * (whole[1] - whole[0])
     assert tiled[2] - tiled[1] < 2.3 * (tiled[1] - tiled[0])
     assert tiled[2] < whole[2] / 10, (tiled, whole)

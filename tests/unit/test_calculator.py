@@ -62,7 +62,7 @@ def test_a_model_is_taken_and_left_as_it_was() -> None:
     atoms = systems.nio()
     atoms.calc = calculator
     atoms.get_forces()
-    assert calculator.evaluator.dtype == torch.float64
+    assert calculator.evaluator.potential.dtype == torch.float64
     assert model.reference_energy.dtype == torch.float32
     assert model.magmom.weight.requires_grad
 

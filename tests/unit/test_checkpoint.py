@@ -16,12 +16,12 @@ from evaluate import outputs_of
 from uip.checkpoint import load_model, parse_device, save_checkpoint
 from uip.importers import published as ancestors
 from uip.importers.published import PUBLISHED
-from uip.models.card import Card
+from uip.models.card import ModelCard
 
 
 def test_round_trip(tmp_path: Path) -> None:
     model = random_chgnet()
-    model.card = Card(name="mine", licence="CC0")
+    model.card = ModelCard(name="mine", licence="CC0")
     save_checkpoint(model, tmp_path / "mine.ckpt")
     again = load_model(tmp_path / "mine.ckpt", dtype="float64")
     assert again.card == model.card

@@ -101,7 +101,7 @@ def predict(
     Under mpiexec the ranks share each structure.
     """
     with user_errors(), all_ranks() as ranks:
-        from uip.inference.domain import predict_divided
+        from uip.inference.domain import predict_distributed
         from uip.inference.evaluator import load_evaluator, predict
 
         _check_output(output, (".xyz", ".extxyz"), force=force)
@@ -110,7 +110,7 @@ def predict(
         predictions = (
             predict(evaluator, structures)
             if ranks is None
-            else (predict_divided(evaluator, structure, ranks) for structure in structures)
+            else (predict_distributed(evaluator, structure, ranks) for structure in structures)
         )
         results = list(track(predictions, "evaluating", len(frames), console=errors, transient=True))
         if ranks is not None and ranks.rank > 0:
@@ -183,7 +183,7 @@ def evaluate(
             for atoms, label, prediction in zip(frames, labels, progress, strict=True)
         ]
         table = error_table(zip(groups, pairs, strict=True))
-        parity_plot(pairs, table, plot, f"{evaluator.card.name} on {data.name}")
+        parity_plot(pairs, table, plot, f"{evaluator.potential.card.name} on {data.name}")
         print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)
 
 
@@ -302,24 +302,24 @@ def data(
     with user_errors():
         from uip.data.dataset import labelled_structures
         from uip.data.describe import describe, histograms
-        from uip.data.label_checks import doubts
+        from uip.data.label_checks import label_warnings
 
         _check_output(plot, (".png", ".svg", ".pdf"), force=True)
         found = describe(labelled_structures(file))
         print_description(found, file.name)
-        for doubt in doubts(found.summary) + (_doubts_against(file, against) if against else []):
-            console.print(f"look again: {doubt}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        for warning in label_warnings(found.summary) + (_model_warnings(file, against) if against else []):
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
             histograms(found, plot, file.name)
             console.print(f"histograms: {plot}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _doubts_against(file: Path, model: str) -> list[str]:
+def _model_warnings(file: Path, model: str) -> list[str]:
     from uip.data.dataset import labelled_structures
-    from uip.data.label_checks import doubts_against
+    from uip.data.label_checks import warnings_against_model
     from uip.inference.evaluator import load_evaluator, predict
 
     frames = [(structure, labels) for _, structure, labels in labelled_structures(file)]
     predictions = predict(load_evaluator(model), (structure for structure, _ in frames))
     progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
-    return doubts_against([labels for _, labels in frames], list(progress))
+    return warnings_against_model([labels for _, labels in frames], list(progress))

@@ -71,9 +71,9 @@ def summarise(data: Dataset, limit: int = 5000) -> Summary:
     )
 
 
-def doubts(summary: Summary) -> list[str]:
+def label_warnings(summary: Summary) -> list[str]:
     """What looks wrong in a data set, in words; empty if nothing does."""
-    return _stress_doubts(summary) + _energy_doubts(summary)
+    return _stress_warnings(summary) + _energy_warnings(summary)
 
 
 def bulk_modulus(summary: Summary) -> tuple[float, float, int]:
@@ -96,7 +96,7 @@ def bulk_modulus(summary: Summary) -> tuple[float, float, int]:
     return float(x @ y) / norms[0] ** 2, float(x @ y) / (norms[0] * norms[1]), x.size
 
 
-def _stress_doubts(summary: Summary) -> list[str]:
+def _stress_warnings(summary: Summary) -> list[str]:
     modulus, correlation, count = bulk_modulus(summary)
     if abs(correlation) < 0.5:
         return []
@@ -116,7 +116,7 @@ def _stress_doubts(summary: Summary) -> list[str]:
     return []
 
 
-def _energy_doubts(summary: Summary) -> list[str]:
+def _energy_warnings(summary: Summary) -> list[str]:
     """Energies that are another's of the same formula times a factor between units, or divided by the atoms."""
     medians = {
         name: float(np.nanmedian(summary.energy[[k for k, other in enumerate(summary.formulas) if other == name]]))
@@ -138,7 +138,7 @@ def _energy_doubts(summary: Summary) -> list[str]:
     ]
 
 
-def repeated(training: Dataset, validation: Dataset, limit: int = 100_000) -> list[str]:
+def duplicate_warnings(training: Dataset, validation: Dataset, limit: int = 100_000) -> list[str]:
     """Structures that occur twice, and those validated that are also learned from, in words.
 
     Data sets of more than `limit` structures are not searched.
@@ -168,7 +168,7 @@ def _key(data: Dataset, number: int) -> bytes:
     return hashlib.sha256(numbers + points).digest()
 
 
-def doubts_against(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
+def warnings_against_model(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
     """What looks wrong in labels beside a model's predictions of the same structures, in words."""
     result = []
     for name in LARGE:
@@ -184,10 +184,10 @@ def doubts_against(labels: Sequence[Labels], predictions: Sequence[Labels]) -> l
         if others and usual != "unclear":
             kind = Counter(kinds[k] for k in others).most_common(1)[0][0]
             result.append(f"{name} of {_listed([k for k in others if kinds[k] == kind])} look {kind}, unlike the rest")
-    return result + _shear_doubts(labels, predictions)
+    return result + _shear_warnings(labels, predictions)
 
 
-def _shear_doubts(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
+def _shear_warnings(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
     """Whether off-diagonal stresses would fit a model far better in another order: programs list them differently."""
     rows, columns = [1, 0, 0], [2, 2, 1]  # yz, xz, xy
     both = [k for k, one in enumerate(labels) if "stress" in one and "stress" in predictions[k]]

@@ -11,7 +11,7 @@ import torch
 Item = TypeVar("Item")
 
 
-def ahead(makers: Iterable[Callable[[], Item]]) -> Iterator[Item]:
+def prefetch(makers: Iterable[Callable[[], Item]]) -> Iterator[Item]:
     """What `makers` return, in their order, each begun when its predecessor is handed out.
 
     An error in a maker is raised where its item would have been.

@@ -3,7 +3,7 @@
 The order of an epoch follows from seed and epoch alone, never from the number of ranks, so that a run on
 other hardware sees the same batches. Within a step structures are dealt so that every rank gets the same
 modelled cost: the most expensive first, each to the rank with the least so far. Batches are composed so that
-this can succeed (`level`).
+this can succeed (`isolate_large`).
 """
 
 from __future__ import annotations
@@ -59,46 +59,48 @@ def cut(order: Integers, batch_size: int) -> list[Integers]:
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
 
 
-def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_shares: int = 1) -> list[Integers]:
+def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_shards: int = 1) -> list[Integers]:
     """The batches of an epoch, each structure once: a function of its arguments alone.
 
     Args:
-        num_shares: into how many equal shares batches shall be divisible; as many as ranks, or more.
+        num_shards: into how many equal shares batches shall be divisible; as many as ranks, or more.
     """
     order = epoch_order(len(costs), seed, epoch)
     rng = np.random.default_rng([seed, epoch, 1])
-    batches = level(order, costs, batch_size, num_shares, rng)
+    batches = isolate_large(order, costs, batch_size, num_shards, rng)
     return [batches[k] for k in rng.permutation(len(batches))]
 
 
-def level(order: Integers, costs: Floats, batch_size: int, num_shares: int, rng: np.random.Generator) -> list[Integers]:
-    """Batches that can be divided into `num_shares` parts of like cost.
+def isolate_large(
+    order: Integers, costs: Floats, batch_size: int, num_shards: int, rng: np.random.Generator
+) -> list[Integers]:
+    """Batches that can be divided into `num_shards` parts of like cost.
 
     A structure that costs more than a share of an average batch cannot be balanced by others of that batch:
     such structures get batches of their own, one a share, with those of nearly their cost (to a few percent
     of noise, so that their company changes from epoch to epoch). The rest keeps its order.
     """
-    limit = largest_light(costs, batch_size, num_shares)
+    limit = largest_balanced(costs, batch_size, num_shards)
     light, heavy = order[costs[order] <= limit], order[costs[order] > limit]
     heavy = heavy[np.argsort(-costs[heavy] * rng.uniform(0.97, 1.0, len(heavy)), kind="stable")]
-    groups = [heavy[k : k + num_shares] for k in range(0, len(heavy), num_shares)]
-    if groups and len(groups[-1]) < num_shares:  # too few for one a share: the light ones fill up
-        room = num_shares * costs[groups[-1]].max() - costs[groups[-1]].sum()
+    groups = [heavy[k : k + num_shards] for k in range(0, len(heavy), num_shards)]
+    if groups and len(groups[-1]) < num_shards:  # too few for one a share: the light ones fill up
+        room = num_shards * costs[groups[-1]].max() - costs[groups[-1]].sum()
         count = int(np.searchsorted(np.cumsum(costs[light]), room))
         groups[-1] = np.concatenate([groups[-1], light[:count]])
         light = light[count:]
     return groups + cut(light, batch_size)
 
 
-def largest_light(costs: Floats, batch_size: int, num_shares: int) -> float:
+def largest_balanced(costs: Floats, batch_size: int, num_shards: int) -> float:
     """The largest cost that is no more than a share of an average batch of structures up to that cost."""
     ascending = np.sort(costs)
-    shares = np.cumsum(ascending) / np.arange(1, len(ascending) + 1) * max(batch_size / num_shares, 1.0)
+    shares = np.cumsum(ascending) / np.arange(1, len(ascending) + 1) * max(batch_size / num_shards, 1.0)
     light = np.flatnonzero(ascending <= shares)
     return float(ascending[light[-1]]) if light.size else float("inf")
 
 
-def deal(costs: Floats, num_ranks: int) -> list[Integers]:
+def assign_to_ranks(costs: Floats, num_ranks: int) -> list[Integers]:
     """Places in `costs` for each rank, ascending; ranks may get different numbers, or none."""
     heap = [(0.0, rank) for rank in range(num_ranks)]
     hands: list[list[int]] = [[] for _ in range(num_ranks)]
@@ -115,7 +117,7 @@ def imbalance(costs: Floats, hands: list[Integers]) -> float:
     return float(loads.max() / loads.mean() - 1.0)
 
 
-def portions(numbers: Integers, costs: Floats, max_cost: float) -> list[Integers]:
+def micro_batches(numbers: Integers, costs: Floats, max_cost: float) -> list[Integers]:
     """`numbers` in parts of at most `max_cost` (0: no limit), for gradient accumulation; a part has at least one."""
     if max_cost <= 0 or len(numbers) == 0:
         return [numbers] if len(numbers) else []

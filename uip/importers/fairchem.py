@@ -18,7 +18,7 @@ from torch import Tensor
 from uip.config import from_dict, suggestion
 from uip.importers.torch_files import Names, load_weights, read_tensors, renamed
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.models.card import Card
+from uip.models.card import ModelCard
 
 NEAREST_BEYOND_K = 20
 """Their rank counts among the k + 20 nearest."""
@@ -246,7 +246,7 @@ def fairchem_checkpoint(path: Path | str, *, task: str | None = None) -> AllScAI
     known = tuple(number for number in model.elements if float(model.reference_energy[number]) != 0.0)
     model.config = replace(model.config, elements=known)
     theory = f"fairchem task '{name}'; smooth = false: energy and forces jump where a neighbour enters or leaves"
-    model.card = Card(name=path.stem, theory=theory, licence=LICENCE, reference=REFERENCE)
+    model.card = ModelCard(name=path.stem, theory=theory, licence=LICENCE, reference=REFERENCE)
     return model
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from uip.config import suggestion
 from uip.importers.fairchem import allscaip_from_fairchem as allscaip_from_fairchem
 from uip.importers.torch_files import load_weights, read_tensors, renamed
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.models.chgnet import CHGNet, CHGNetConfig
 
 
@@ -37,8 +37,8 @@ class Published:
     how_to_get: str
 
     @property
-    def card(self) -> Card:
-        return Card(name=self.name, theory=self.theory, licence=self.licence, reference=self.reference)
+    def card(self) -> ModelCard:
+        return ModelCard(name=self.name, theory=self.theory, licence=self.licence, reference=self.reference)
 
     def find(self) -> Path | None:
         """The weight file on this machine, None if the package is not installed."""
@@ -198,5 +198,5 @@ def chgnet_from_file(path: Path) -> CHGNet:
     if not is_chgnet(content):
         raise ValueError(f"{path} is not a CHGNet checkpoint: it must hold model.state_dict and model.model_args")
     model = chgnet_from_published(content["model"]["state_dict"], content["model"]["model_args"])
-    model.card = Card(name=path.name.removesuffix(".pth.tar"))
+    model.card = ModelCard(name=path.name.removesuffix(".pth.tar"))
     return model

@@ -16,7 +16,7 @@ from torch import Tensor
 from uip.graph.batch import Graph, Outputs
 from uip.graph.structure import Structure
 from uip.inference.evaluator import Evaluator, Prediction, check_finite, split
-from uip.models.readout import with_forces
+from uip.models.readout import assemble_outputs
 from uip.parallel.collectives import BONDS, EDGES, use_communicator
 from uip.parallel.mpi import MPICommunicator
 from uip.schema import Integers
@@ -42,7 +42,7 @@ def world() -> Any:
     return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
 
 
-def divide(graph: Graph, num_ranks: int) -> Integers:
+def assign_owners(graph: Graph, num_ranks: int) -> Integers:
     """The rank that owns each atom, (N,): slices of equally many atoms across the longest direction."""
     positions = graph.positions.double().numpy()
     axis = int(np.argmax(np.ptp(positions, axis=0)))
@@ -52,7 +52,7 @@ def divide(graph: Graph, num_ranks: int) -> Integers:
     return owner
 
 
-class Share:
+class Domain:
     """What one rank holds of a graph of one structure whose atoms belong to `owner` (N,).
 
     Attributes:
@@ -124,7 +124,7 @@ def _places(rows: Integers, size: int) -> Integers:
     return place
 
 
-def evaluate_divided(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: bool | None = None) -> Outputs:
+def evaluate_distributed(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: bool | None = None) -> Outputs:
     """All outputs of a graph of one structure, float64 and the same on every rank. Collective.
 
     Args:
@@ -134,19 +134,21 @@ def evaluate_divided(evaluator: Evaluator, graph: Graph, comm: Any, *, ring: boo
     Raises:
         ValueError: a potential that must see the whole structure at once.
     """
-    if not evaluator.parallel:
-        raise ValueError(f"'{evaluator.card.name}' gives right numbers on one rank only; run it without mpiexec")
-    graph = graph.to(dtype=evaluator.dtype)
-    share = Share(comm, graph, divide(graph, comm.size), ring=ring)
+    if not evaluator.potential.parallel:
+        raise ValueError(
+            f"'{evaluator.potential.card.name}' gives right numbers on one rank only; run it without mpiexec"
+        )
+    graph = graph.to(dtype=evaluator.potential.dtype)
+    share = Domain(comm, graph, assign_owners(graph, comm.size), ring=ring)
     with use_communicator(share.communicator):
-        said = evaluator.tensors(share.inputs)
+        said = evaluator.run(share.inputs)
     whole = {
         name: _joined(comm, value, rows, size)
         for name, value in said.items()
         if value is not None
         for rows, size in [(share.edges, graph.num_edges) if name == "edge_grad" else (share.atoms, graph.num_atoms)]
     }
-    return check_finite(with_forces(graph.to(dtype=torch.float64), whole), evaluator.card.name)
+    return check_finite(assemble_outputs(graph.to(dtype=torch.float64), whole), evaluator.potential.card.name)
 
 
 def _joined(comm: Any, part: Tensor, rows: Integers, size: int) -> Tensor:
@@ -157,8 +159,10 @@ def _joined(comm: Any, part: Tensor, rows: Integers, size: int) -> Tensor:
     return torch.from_numpy(whole)
 
 
-def predict_divided(evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool | None = None) -> Prediction:
-    """The prediction of one structure, on every rank the same; see `evaluate_divided`."""
+def predict_distributed(
+    evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool | None = None
+) -> Prediction:
+    """The prediction of one structure, on every rank the same; see `evaluate_distributed`."""
     evaluator.check_elements(structure.atomic_numbers)
     graph = evaluator.neighbor_list().build(structure)
-    return split(evaluate_divided(evaluator, graph, comm, ring=ring), [graph.num_atoms])[0]
+    return split(evaluate_distributed(evaluator, graph, comm, ring=ring), [graph.num_atoms])[0]

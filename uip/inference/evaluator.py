@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,8 @@ from uip.checkpoint import for_inference, load_model, parse_device
 from uip.graph.batch import Graph, Outputs, batch
 from uip.graph.neighbors import NeighborList
 from uip.graph.structure import Structure
-from uip.models.card import Card
-from uip.models.potential import Potential
-from uip.models.readout import evaluated, with_forces
-from uip.ops.soft_rank import SoftNearest
+from uip.models.potential import Evaluable, Potential
+from uip.models.readout import assemble_outputs, run_model
 from uip.program.reader import Program, load_program
 
 PROGRAM_SUFFIXES = (".pt2", ".pt")
@@ -37,26 +36,16 @@ MAX_COST = 20_000
 class Evaluator:
     """A potential ready to be called with a `Graph`."""
 
-    card: Card
-    cutoff: float
-    bond_cutoff: float | None
-    soft: SoftNearest | None
-    elements: tuple[int, ...]
-    dtype: torch.dtype
-    """Of real tensors."""
-    arithmetic: str
-    device: torch.device
-    parallel: bool
-    """Whether several ranks can share a structure (`uip.divided`)."""
-    inputs: tuple[str, ...]
-    """What the potential reads, names of `uip.schema`."""
-    tensors: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor | None]]
-    """From these to what it says, by name: energies of atoms and gradients, or forces."""
+    potential: Evaluable
+    """A model in this process, or an exported program."""
+    run: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor | None]]
+    """From a superset of the potential's inputs to what it returns, by name of `uip.schema`: energies of atoms and
+    gradients, or forces."""
 
     @property
     def title(self) -> str:
-        """Name and arithmetic, for tables."""
-        return f"{self.card.name}, {self.arithmetic}"
+        """Name and precision, for tables."""
+        return f"{self.potential.card.name}, {self.potential.precision}"
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -64,25 +53,26 @@ class Evaluator:
         Raises:
             FloatingPointError: an energy or force is not a finite number.
         """
-        graph = graph.to(device=self.device, dtype=self.dtype)
-        present = graph.tensors()
-        return check_finite(
-            with_forces(graph, self.tensors({name: present[name] for name in self.inputs})), self.card.name
-        )
+        graph = graph.to(device=self.potential.device, dtype=self.potential.dtype)
+        with torch.no_grad():  # a gradient readout differentiates within `run`
+            outputs = assemble_outputs(graph, self.run(graph.tensors()))
+        return check_finite(outputs, self.potential.card.name)
 
     def neighbor_list(self, *, skin: float = 0.0) -> NeighborList:
         """What builds the graphs that this potential reads; `skin` in A."""
-        return NeighborList(self.cutoff, self.bond_cutoff, self.soft, skin=skin)
+        return NeighborList(self.potential.cutoff, self.potential.bond_cutoff, self.potential.soft, skin=skin)
 
     def check_elements(self, atomic_numbers: NDArray[np.int64]) -> None:
         """Raises ValueError for an element that the model does not know."""
-        unknown = sorted(set(atomic_numbers.tolist()) - set(self.elements))
+        unknown = sorted(set(atomic_numbers.tolist()) - set(self.potential.elements))
         if unknown:
             names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"Z = {z}" for z in unknown)
-            known = f"{chemical_symbols[self.elements[0]]} to {chemical_symbols[self.elements[-1]]}"
-            if len(self.elements) != self.elements[-1] - self.elements[0] + 1:
-                known = ", ".join(chemical_symbols[z] for z in self.elements)
-            raise ValueError(f"the structure has {names}, but '{self.card.name}' knows {known}; use another model")
+            known = f"{chemical_symbols[self.potential.elements[0]]} to {chemical_symbols[self.potential.elements[-1]]}"
+            if len(self.potential.elements) != self.potential.elements[-1] - self.potential.elements[0] + 1:
+                known = ", ".join(chemical_symbols[z] for z in self.potential.elements)
+            raise ValueError(
+                f"the structure has {names}, but '{self.potential.card.name}' knows {known}; use another model"
+            )
 
 
 def check_finite(outputs: Outputs, name: str) -> Outputs:
@@ -107,22 +97,10 @@ def load_evaluator(source: str | Path | Potential, *, device: str | None = None,
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
         return _from_program(load_program(source, device_index=_index(device)), device, dtype)
     if isinstance(source, Potential):
-        model = for_inference(deepcopy(source), dtype=dtype or source.arithmetic, device=device or "cpu")
+        model = for_inference(deepcopy(source), dtype=dtype or source.precision, device=device or "cpu")
     else:
         model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
-    return Evaluator(
-        card=model.card,
-        cutoff=model.cutoff,
-        bond_cutoff=model.bond_cutoff,
-        soft=model.soft,
-        elements=model.elements,
-        dtype=model.dtype,
-        arithmetic=model.arithmetic,
-        device=model.device,
-        parallel=model.parallel,
-        inputs=model.inputs,
-        tensors=lambda inputs: evaluated(model, {name: inputs[name] for name in model.inputs}),
-    )
+    return Evaluator(model, partial(run_model, model))
 
 
 def _index(device: str | None) -> int:
@@ -132,7 +110,7 @@ def _index(device: str | None) -> int:
 def _from_program(program: Program, device: str | None, dtype: str | None) -> Evaluator:
     """A program keeps the dtype and the kind of device that it was exported for."""
     for what, asked, has in (
-        ("dtype", dtype, program.arithmetic),
+        ("dtype", dtype, program.precision),
         ("device", device and parse_device(device).type, program.device.type),
     ):
         if asked and asked != has:
@@ -140,19 +118,7 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
                 f"`{what}` is {asked}, but '{program.card.name}' was exported for {has}; leave `{what}` out, "
                 f"or export again with --{what}"
             )
-    return Evaluator(
-        card=program.card,
-        cutoff=program.cutoff,
-        bond_cutoff=program.bond_cutoff,
-        soft=program.soft,
-        elements=program.elements,
-        dtype=program.dtype,
-        arithmetic=program.arithmetic,
-        device=program.device,
-        parallel=program.metadata["parallel"],
-        inputs=program.inputs,
-        tensors=program.run,
-    )
+    return Evaluator(program, program.run)
 
 
 Prediction = dict[str, NDArray[np.float64]]

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.models.potential import Output, Potential
 from uip.nn.spherical import degree_norms, spherical_harmonics
 from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
@@ -256,7 +256,7 @@ class AllScAIP(Potential):
     """Energies of atoms; see the module's text."""
 
     name = "allscaip"
-    kept_bytes = 6e9
+    activation_budget = 6e9
     bfloat16_products = False
     soft: SoftNearest
     energy_scale: Tensor
@@ -264,7 +264,7 @@ class AllScAIP(Potential):
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
         self.config = config
-        self.card = Card()
+        self.card = ModelCard()
         self.soft = SoftNearest(k=config.k, nearest=config.nearest, cutoff=config.cutoff)
         self.register_buffer("reference_energy", torch.zeros(config.num_elements + 1, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.ones(()))
@@ -275,7 +275,7 @@ class AllScAIP(Potential):
         self.apply(_initialise)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AllScAIP:
-        """Reference energies of atoms are thousands of eV: they stay in float64 whatever the arithmetic."""
+        """Reference energies of atoms are thousands of eV: they stay in float64 whatever the precision."""
         exact = self.reference_energy
         super()._apply(fn, recurse)
         self.reference_energy = exact.to(self.reference_energy.device)
@@ -349,9 +349,11 @@ class AllScAIP(Potential):
         gradient = torch.is_grad_enabled() and self.conservative
         num_bonds = log_weight.shape[0]
         if not isinstance(num_bonds, int):  # a program that is being written has no numbers yet
-            return Inference(gradient and self.kept_bytes > 0, self.bfloat16_products)
+            return Inference(gradient and self.activation_budget > 0, self.bfloat16_products)
         numbers = 11 * self.config.num_layers * num_bonds * self.config.channels
-        return Inference(gradient and numbers * log_weight.element_size() <= self.kept_bytes, self.bfloat16_products)
+        return Inference(
+            gradient and numbers * log_weight.element_size() <= self.activation_budget, self.bfloat16_products
+        )
 
     def _bonds(
         self, edge_index: Tensor, edge_vec: Tensor, bond_index: Tensor, reverse_bond: Tensor, nearest_edges: Tensor

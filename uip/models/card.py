@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """Name and provenance of a set of weights."""
 
     name: str = "unnamed"

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.models.direct import DirectGradient
 from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
@@ -133,7 +133,7 @@ class AngleUpdate(nn.Module):
         return t + angle_message(self.message, e, t, v, bond_centre, angle_index)
 
 
-def in_place(module: nn.Module, *arguments: Tensor) -> Tensor:
+def run_module(module: nn.Module, *arguments: Tensor) -> Tensor:
     """Call a module: the other way is `recomputed`."""
     result: Tensor = module(*arguments)
     return result
@@ -150,7 +150,7 @@ class CHGNet(Potential):
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.card = Card()
+        self.card = ModelCard()
         channels, layers = config.channels, config.num_layers
         self.register_buffer("reference_energy", torch.zeros(config.num_elements))
         self.atom_embedding = nn.Embedding(config.num_elements, channels)
@@ -220,7 +220,7 @@ class CHGNet(Potential):
         t = self.angle_embedding(self.angle_basis(cosine))
         magmoms = v.new_zeros(v.shape[0])
         last = self.config.num_layers - 1
-        run = recomputed if self.recompute else in_place
+        run = recomputed if self.recompute else run_module
         for layer in range(self.config.num_layers):
             update = cast(AtomUpdate, self.atom_updates[layer])
             edge = update.edge_part(radial, self.edge_embedding.weight)

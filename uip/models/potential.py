@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.ops.soft_rank import SoftNearest
 
 
@@ -26,6 +26,48 @@ class Output(NamedTuple):
     """(N, 3) eV/A, predicted by a direct readout that says nothing of edges."""
 
 
+class Evaluable(Protocol):
+    """What a model and an exported program state of themselves alike."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def cutoff(self) -> float:
+        """A; edges are shorter."""
+
+    @property
+    def bond_cutoff(self) -> float | None:
+        """A; bonds that form angles are shorter. None: no angles, or bonds are chosen by `soft`."""
+
+    @property
+    def soft(self) -> SoftNearest | None:
+        """What makes an edge a bond; None: `bond_cutoff` does."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of real tensors."""
+
+    @property
+    def precision(self) -> str:
+        """ "bfloat16", "float32" or "float64"."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several ranks can share a structure."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of `uip.schema`, in order."""
+
+
 class Potential(nn.Module):
     """A function of edge vectors; `forward` takes the tensors named by `inputs` and returns an `Output`.
 
@@ -35,7 +77,7 @@ class Potential(nn.Module):
     name: str
     """The architecture."""
     config: Any
-    card: Card
+    card: ModelCard
     reference_energy: Tensor
     """By element, eV."""
     soft: SoftNearest | None = None
@@ -43,7 +85,7 @@ class Potential(nn.Module):
     recompute: bool = False
     """Training: keep only what enters each layer, and compute the rest again in backward passes."""
 
-    kept_bytes: float | None = None
+    activation_budget: float | None = None
     """Inference: how much layers may keep for the gradient, beyond which they compute it again; None: not offered."""
     bfloat16_products: bool | None = None
     """Inference: products of weights in bfloat16; sums, and all tensors outside, in float32. None: not offered."""
@@ -74,7 +116,7 @@ class Potential(nn.Module):
         return next(self.parameters()).dtype
 
     @property
-    def arithmetic(self) -> str:
+    def precision(self) -> str:
         """ "bfloat16", "float32" or "float64"."""
         return "bfloat16" if self.bfloat16_products else str(self.dtype).removeprefix("torch.")
 
@@ -98,7 +140,7 @@ class Potential(nn.Module):
         return tuple(range(1, self.config.num_elements + 1))
 
     @property
-    def feels_positions(self) -> bool:
+    def needs_positions(self) -> bool:
         """Whether the energy depends on positions beyond what edge vectors say; such a model also takes `strain`."""
         return "positions" in self.inputs
 

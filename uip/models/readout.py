@@ -1,8 +1,11 @@
-"""Readouts: from a model's atomic energies to energy, forces, stress.
+"""Readouts: from a model's atomic energies to energy, forces, virial and stress of a batch.
 
-`gradient_readout` differentiates the energy once, with respect to edge vectors; `direct_readout` takes what
-the model says in place of that gradient. Forces, virial and stress follow by scatter (`uip.graph`). `read_out`
-takes the one that the model was made for.
+    run_model          what an exported program returns: atomic energies and gradients, by name
+    assemble_outputs   forces, virial and stress from these, by scatter (`uip.graph.batch`)
+    evaluate           both
+
+With the gradient readout the energy is differentiated once, with respect to edge vectors; with the direct readout the
+model itself predicts what stands in place of that gradient.
 """
 
 from __future__ import annotations
@@ -17,80 +20,66 @@ from uip.graph.batch import Graph, Outputs, forces_from_edge_grad, strain_gradie
 from uip.models.potential import Potential
 
 
+def evaluate(model: Potential, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
+    """All outputs of a batch.
+
+    Args:
+        forces: False: energies and magmoms only, of a model with gradient readout.
+        training: keep the graph of the gradient, so that a loss of forces can be differentiated again.
+
+    Stress of a graph without three cell vectors is NaN: it has no volume.
+    """
+    inputs = {name: value for name, value in graph.tensors().items() if name in model.inputs}
+    if model.conservative and not forces:
+        with torch.set_grad_enabled(training):
+            output = model(**inputs)
+            energy = total_energy(output.node_energy, graph)
+            return Outputs(energy=energy, node_energy=output.node_energy, magmoms=output.magmoms)
+    with torch.set_grad_enabled(training or model.conservative):
+        outputs = assemble_outputs(graph, run_model(model, inputs, create_graph=training))
+    return outputs if training else _detached(outputs)
+
+
+def run_model(
+    model: Potential, inputs: Mapping[str, Tensor], *, create_graph: bool = False
+) -> dict[str, Tensor | None]:
+    """What the model returns and, if it is conservative, the gradients of its energy, by their names in `uip.schema`.
+
+    Args:
+        inputs: a superset of what the model reads.
+        create_graph: keep the graph of the results, so that they can be differentiated again.
+    """
+    inputs = {name: inputs[name] for name in model.inputs}
+    if not model.conservative:
+        with torch.set_grad_enabled(create_graph):
+            return model(**inputs)._asdict()
+    variables = {"edge_grad": inputs["edge_vec"].detach().requires_grad_()}
+    changed = {"edge_vec": variables["edge_grad"]}
+    if model.needs_positions:
+        positions = inputs["positions"].detach()
+        variables["position_grad"] = changed["positions"] = positions.requires_grad_()
+        strain = positions.new_zeros(inputs["graph_index"].shape[0], 3, 3)
+        variables["strain_grad"] = changed["strain"] = strain.requires_grad_()
+    with torch.enable_grad():
+        output = model(**{**inputs, **changed})
+        gradients = torch.autograd.grad(
+            output.node_energy.sum(), list(variables.values()), create_graph=create_graph, materialize_grads=True
+        )
+    results = {**output._asdict(), **dict(zip(variables, gradients, strict=True))}
+    return results if create_graph else {name: _detach(value) for name, value in results.items()}
+
+
+def _detach(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach()
+
+
 def total_energy(node_energy: Tensor, graph: Graph) -> Tensor:
     """Energies of the graphs, (B,) eV."""
     return node_energy.new_zeros(graph.num_graphs).index_add(0, graph.graph_index, node_energy)
 
 
-def read_out(model: Potential, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
-    """All outputs of a batch; see `gradient_readout` for arguments."""
-    if model.conservative:
-        return gradient_readout(model, graph, forces=forces, training=training)
-    return direct_readout(model, graph, training=training)
-
-
-def inputs_of(model: Potential, graph: Graph) -> dict[str, Tensor]:
-    """The tensors that the model reads, by name."""
-    present = graph.tensors()
-    return {name: present[name] for name in model.inputs}
-
-
-def direct_readout(model: Potential, graph: Graph, *, training: bool = False) -> Outputs:
-    """All outputs of a batch from a model with direct readout; nothing is differentiated."""
-    with torch.set_grad_enabled(training):
-        return with_forces(graph, model(**inputs_of(model, graph))._asdict())
-
-
-def gradient_readout(model: Potential, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
-    """Energy, magmoms and, with `forces`, forces, virial and stress of a batch.
-
-    Args:
-        training: keep the graph of the gradient, so that a loss of forces can be differentiated again.
-
-    Stress of a graph without three cell vectors is NaN: it has no volume.
-    """
-    if not forces:
-        with torch.set_grad_enabled(training):
-            output = model(**inputs_of(model, graph))
-            energy = total_energy(output.node_energy, graph)
-            return Outputs(energy=energy, node_energy=output.node_energy, magmoms=output.magmoms)
-    with torch.enable_grad():
-        tensors = energy_and_gradient(model, inputs_of(model, graph), create_graph=training)
-        outputs = with_forces(graph, tensors)
-    return outputs if training else detached(outputs)
-
-
-def energy_and_gradient(
-    model: Potential, inputs: Mapping[str, Tensor], *, create_graph: bool = False
-) -> dict[str, Tensor | None]:
-    """What the model returns and the gradients of its energy, by their names in `uip.schema`."""
-    variables = {"edge_grad": inputs["edge_vec"].detach().requires_grad_()}
-    changed = {"edge_vec": variables["edge_grad"]}
-    if model.feels_positions:
-        positions = inputs["positions"].detach()
-        variables["position_grad"] = changed["positions"] = positions.requires_grad_()
-        strain = positions.new_zeros(inputs["graph_index"].shape[0], 3, 3)
-        variables["strain_grad"] = changed["strain"] = strain.requires_grad_()
-    output = model(**{**inputs, **changed})
-    gradients = torch.autograd.grad(
-        output.node_energy.sum(), list(variables.values()), create_graph=create_graph, materialize_grads=True
-    )
-    return {**output._asdict(), **dict(zip(variables, gradients, strict=True))}
-
-
-def evaluated(model: Potential, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """What an exported program of the model would say of its inputs, without history."""
-    if model.conservative:
-        with torch.enable_grad():
-            said = energy_and_gradient(model, inputs)
-    else:
-        with torch.no_grad():
-            said = model(**inputs)._asdict()
-    return {name: value if value is None else value.detach() for name, value in said.items()}
-
-
-def with_forces(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
-    """All outputs of a batch from what a model or an exported program gives, by name."""
+def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
+    """All outputs of a batch from what a model or an exported program returns, by name."""
     node_energy = tensors["node_energy"]
     assert node_energy is not None
     energy = total_energy(node_energy, graph)
@@ -104,7 +93,7 @@ def with_forces(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
     if position_grad is not None and strain_grad is not None:
         forces = forces - position_grad
         strain = strain.index_add(0, graph.graph_index, strain_grad)
-    # a model that is not invariant under rotations has an antisymmetric part too, which no strain sees
+    # a model that is not invariant under rotations has an antisymmetric part too, which no strain changes
     strain = 0.5 * (strain + strain.mT)
     volume = graph.volume.view(-1, 1, 1)
     return Outputs(
@@ -120,7 +109,6 @@ def with_forces(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
     )
 
 
-def detached(outputs: Outputs) -> Outputs:
-    """The same numbers without their history."""
+def _detached(outputs: Outputs) -> Outputs:
     present = {name: value.detach() for name, value in vars(outputs).items() if value is not None}
     return replace(outputs, **present)

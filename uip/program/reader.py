@@ -15,8 +15,8 @@ from torch import Tensor
 
 from uip.config import existing_file
 from uip.graph.batch import Graph, Outputs
-from uip.models.card import Card
-from uip.models.readout import with_forces
+from uip.models.card import ModelCard
+from uip.models.readout import assemble_outputs
 from uip.ops.soft_rank import SoftNearest
 from uip.parallel.library import load_library
 
@@ -25,7 +25,7 @@ from uip.parallel.library import load_library
 class Program:
     """An exported potential, ready to be called with a `Graph`."""
 
-    card: Card
+    card: ModelCard
     cutoff: float
     """A."""
     bond_cutoff: float | None
@@ -36,9 +36,11 @@ class Program:
     """Atomic numbers that the program knows."""
     dtype: torch.dtype
     """Of real tensors."""
-    arithmetic: str
-    """As of `Potential.arithmetic`."""
+    precision: str
+    """As of `Potential.precision`."""
     device: torch.device
+    parallel: bool
+    """Whether several ranks can share a structure."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     """Names of `uip.schema`, in order."""
@@ -54,7 +56,7 @@ class Program:
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch, in the program's dtype."""
         real = graph.to(device=self.device, dtype=self.dtype)
-        return with_forces(real, self.run(real.tensors()))
+        return assemble_outputs(real, self.run(real.tensors()))
 
 
 def load_program(path: Path | str, *, device_index: int = 0) -> Program:
@@ -92,14 +94,15 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _program(handle: Any, record: dict[str, Any], device_index: int) -> Program:
     device = torch.device("cpu") if record["device"] == "cpu" else torch.device(record["device"], device_index)
     return Program(
-        card=Card(**{key: record[key] for key in ("name", "theory", "licence", "reference")}),
+        card=ModelCard(**{key: record[key] for key in ("name", "theory", "licence", "reference")}),
         cutoff=record["cutoff"],
         bond_cutoff=record["bond_cutoff"] or None,
         soft=SoftNearest(**record["soft"]) if record["soft"] else None,
         elements=tuple(record["elements"]),
         dtype=getattr(torch, record["dtype"]),
-        arithmetic=record.get("arithmetic", record["dtype"]),
+        precision=record.get("precision") or record.get("arithmetic") or record["dtype"],  # renamed in 0.2
         device=device,
+        parallel=record["parallel"],
         inputs=tuple(record["inputs"]),
         outputs=tuple(record["outputs"]),
         metadata={**record, "hash": handle.hash()},

@@ -19,7 +19,7 @@ from uip.graph.batch import Graph, batch
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
 from uip.models.potential import Potential
-from uip.models.readout import energy_and_gradient
+from uip.models.readout import run_model
 from uip.nn.basis import RadialBasis
 from uip.parallel.collectives import use_ops
 from uip.schema import FIELDS
@@ -39,8 +39,8 @@ def trace(model: Potential) -> GraphModule:
 
     def program(*tensors: Tensor) -> tuple[Tensor, ...]:
         inputs = dict(zip(model.inputs, tensors, strict=True))
-        results = energy_and_gradient(model, inputs) if model.conservative else model(**inputs)._asdict()
-        present = {name: value.detach().contiguous() for name, value in results.items() if value is not None}
+        results = run_model(model, inputs)
+        present = {name: value.contiguous() for name, value in results.items() if value is not None}
         return tuple(present[name] for name in model.program_outputs)
 
     with use_ops():

@@ -33,7 +33,7 @@ from torch.fx import GraphModule
 from uip.checkpoint import for_inference, parse_device
 from uip.graph.batch import Graph
 from uip.models.potential import Potential
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 from uip.parallel.library import load_library
 from uip.program.reader import load_program
 from uip.program.trace import cluster, exact_form, sample_inputs, scriptable, trace
@@ -81,9 +81,9 @@ def export_model(
     exact = exact_form(model)
     ready = for_inference(deepcopy(exact), dtype=dtype, device=device)
     if recompute:
-        if ready.kept_bytes is None:
+        if ready.activation_budget is None:
             raise ValueError(f"`recompute` is not offered by {ready.name}; leave it out")
-        ready.kept_bytes = 0.0
+        ready.activation_budget = 0.0
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
     say("tracing energy and gradient")
     program = trace(ready)
@@ -129,7 +129,7 @@ def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool)
         "name": card.name,
         "torch_version": str(torch.__version__),
         "dtype": str(ready.dtype).removeprefix("torch."),
-        "arithmetic": ready.arithmetic,
+        "precision": ready.precision,
         "device": ready.device.type,
         "cutoff": float(exact.cutoff),
         "bond_cutoff": float(exact.bond_cutoff or 0.0),
@@ -158,7 +158,7 @@ def _instructions(native: bool) -> str:
 def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, dict[str, Tensor]]:
     """Inputs in the program's dtype and what the exact model says of them."""
     rounded = graph.to(dtype=ready.dtype)
-    answers = read_out(exact, rounded.to(dtype=torch.float64))
+    answers = evaluate(exact, rounded.to(dtype=torch.float64))
     return {
         "inputs": {name: rounded.tensors()[name].clone() for name in exact.inputs},
         "outputs": {name: getattr(answers, name).clone() for name in exact.program_outputs},

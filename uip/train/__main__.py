@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from uip.train.config import read_recipe
+from uip.train.config import read_config
 from uip.train.loop import Watch, train
 
 
@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m uip.train RUN.toml [--resume]\n")
         return 2
     try:
-        recipe = read_recipe(paths[0])
+        config = read_config(paths[0])
         with progress_bar() as watch:
-            best = train(recipe, resume=resume, say=print_once, watch=watch)
+            best = train(config, resume=resume, say=print_once, watch=watch)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         sys.stderr.write(f"uip.train: {error}\n")
         return 1

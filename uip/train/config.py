@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ class ModelConfig:
     """What is trained."""
 
     kind: str = ""
-    """The architecture: "chgnet" or "allscaip"; empty: that of `start`, or chgnet."""
-    start: str = ""
+    """The architecture: "chgnet" or "allscaip"; empty: that of `init_from`, or chgnet."""
+    init_from: str = ""
     """A published name or a checkpoint to fine-tune; empty: random weights."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """Changes to CHGNetConfig or AllScAIPConfig: to its defaults, or to what `start` is (there, `readout` alone)."""
-    move: tuple[str, ...] = ("*",)
-    """Which weights move: names of parameters as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
+    """Changes to the defaults of CHGNetConfig or AllScAIPConfig, or to `init_from` (there, `readout` alone)."""
+    trainable: tuple[str, ...] = ("*",)
+    """Which weights are trained: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
     name: str = ""
     """Of the new potential; empty: the name of the run's folder."""
     theory: str = ""
@@ -69,9 +70,9 @@ class DataConfig:
     """Of the stress labels: "eV/A^3", "GPa" or "kBar"."""
     stress_sign: str = "tension"
     """Which stress is positive in the labels: under "tension" (ASE) or under "compression" (VASP)."""
-    rotate: bool | None = None
-    """Turn each structure at random each time it is learned from; left out: where the architecture does not know by
-    itself that a turn changes nothing (allscaip)."""
+    augment: bool | None = None
+    """Rotate each structure at random each time it is used; left out: only for architectures that are not invariant
+    under rotations (allscaip)."""
     batch_size: int = 16
     """Structures in a step, over all ranks; at most."""
     balance_for: int = 1
@@ -87,8 +88,8 @@ class DataConfig:
         for key, known in (("stress_unit", STRESS_UNITS), ("stress_sign", STRESS_SIGNS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"'data.{key}' must be one of {', '.join(known)}, got {getattr(self, key)!r}")
-        if self.rotate is not None and not isinstance(self.rotate, bool):
-            raise ValueError(f"'data.rotate' must be true or false, got {self.rotate!r}")
+        if self.augment is not None and not isinstance(self.augment, bool):
+            raise ValueError(f"'data.augment' must be true or false, got {self.augment!r}")
         if self.batch_size < 1:
             raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
         if not 1 <= self.balance_for <= self.batch_size:
@@ -96,9 +97,9 @@ class DataConfig:
         if self.reference not in ("fit", "keep"):
             raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
 
-    def rotates(self, model: str) -> bool:
-        """Whether structures are turned for the architecture `model`."""
-        return model == "allscaip" if self.rotate is None else self.rotate
+    def augments(self, model: str) -> bool:
+        """Whether structures are rotated at random for the architecture `model`."""
+        return model == "allscaip" if self.augment is None else self.augment
 
     @property
     def stress_scale(self) -> float:
@@ -137,7 +138,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """A run."""
 
     data: DataConfig
@@ -151,14 +152,26 @@ class Recipe:
         return asdict(self)
 
 
-FREE = {"run.folder", "run.device", "run.hours", "run.checkpoint_steps", "run.threads", "run.tensorboard", "data.cache"}
+CHANGEABLE = {
+    "run.folder",
+    "run.device",
+    "run.hours",
+    "run.checkpoint_steps",
+    "run.threads",
+    "run.tensorboard",
+    "data.cache",
+}
 """What does not decide the numbers of a run, and may differ when it resumes."""
 
 
 PATHS = {"data.train", "data.validation"}
+"""What may differ from machine to machine; what is in the files may not."""
+
+RENAMED = {"model.start": "init_from", "model.move": "trainable", "data.rotate": "augment"}
+"""Old keys, which are still read, and their new names in the same table."""
 
 
-def read_recipe(path: Path | str) -> Recipe:
+def read_config(path: Path | str) -> TrainConfig:
     """The run that a TOML file describes; its paths become relative to the file.
 
     Raises:
@@ -170,11 +183,12 @@ def read_recipe(path: Path | str) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be TOML: {error}") from error
-    return make_recipe(values, path.parent)
+    return make_config(values, path.parent)
 
 
-def make_recipe(values: dict[str, Any], folder: Path = Path()) -> Recipe:
+def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
     """A run from plain values; relative paths start at `folder`."""
+    values = rename_old_keys(values, warn=True)
     data = dict(values.get("data", {}))
     for key in ("train", "validation"):
         files = data.get(key, ())
@@ -182,23 +196,43 @@ def make_recipe(values: dict[str, Any], folder: Path = Path()) -> Recipe:
     run = dict(values.get("run", {}))
     run["folder"] = str(folder / run.get("folder", RunConfig.folder))
     model = dict(values.get("model", {}))
-    if (folder / str(model.get("start", ""))).is_file():
-        model["start"] = str(folder / model["start"])
+    if (folder / str(model.get("init_from", ""))).is_file():
+        model["init_from"] = str(folder / model["init_from"])
     tables = {**values, "data": from_dict(DataConfig, data, "data"), "run": run, "model": model}
-    return from_dict(Recipe, tables)
+    return from_dict(TrainConfig, tables)
 
 
-def deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide a run's numbers, "table.key" -> value; see `FREE`."""
+def rename_old_keys(values: dict[str, Any], *, warn: bool) -> dict[str, Any]:
+    """`values` with the keys of `RENAMED` under their new names.
+
+    Raises:
+        ValueError: a table has both names of a setting.
+    """
+    renamed = {table: dict(settings) if isinstance(settings, dict) else settings for table, settings in values.items()}
+    for path, new in RENAMED.items():
+        table, old = path.split(".")
+        settings = renamed.get(table)
+        if not isinstance(settings, dict) or old not in settings:
+            continue
+        if new in settings:
+            raise ValueError(f"'{table}.{new}' is set twice: '{path}' is its old name; remove '{path}'")
+        if warn:
+            warnings.warn(f"'{path}' is now named '{table}.{new}'; please rename it", FutureWarning, stacklevel=3)
+        settings[new] = settings.pop(old)
+    return renamed
+
+
+def fixed_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's numbers, "table.key" -> value; see `CHANGEABLE`."""
     flat = {f"{table}.{key}": value for table, settings in values.items() for key, value in settings.items()}
-    return {key: value for key, value in sorted(flat.items()) if key not in FREE}
+    return {key: value for key, value in sorted(flat.items()) if key not in CHANGEABLE}
 
 
-def differences(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
-    """Keys, outside `FREE`, on which a run disagrees with the settings in a checkpoint.
+def differences(config: TrainConfig, saved: dict[str, Any]) -> list[str]:
+    """Keys, outside `CHANGEABLE`, on which a run disagrees with the settings in a checkpoint.
 
     A setting that did not exist when the checkpoint was written had what is its default now.
     """
-    defaults = deciding(Recipe(DataConfig(train=recipe.data.train)).values())
-    ours, theirs = deciding(recipe.values()), {**defaults, **deciding(saved)}
+    defaults = fixed_settings(TrainConfig(DataConfig(train=config.data.train)).values())
+    ours, theirs = fixed_settings(config.values()), {**defaults, **fixed_settings(rename_old_keys(saved, warn=False))}
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

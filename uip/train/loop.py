@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from uip.checkpoint import parse_dtype, save_checkpoint
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset
-from uip.data.label_checks import doubts, repeated, summarise
-from uip.data.prefetch import ahead
-from uip.data.sampler import VALIDATION_COST, cost_model, deal, epoch_batches, portions
+from uip.data.label_checks import duplicate_warnings, label_warnings, summarise
+from uip.data.prefetch import prefetch
+from uip.data.sampler import VALIDATION_COST, assign_to_ranks, cost_model, epoch_batches, micro_batches
 from uip.data.samples import Sample
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
-from uip.train.config import PATHS, Recipe, deciding
+from uip.train.config import PATHS, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
 from uip.train.optim import learning_rate
-from uip.train.setup import open_data, prepare_folder, run_device, starting_model, write_structures, writing
-from uip.train.state import State, averaged, go_on, save_state, start
+from uip.train.setup import initial_model, open_data, prepare_folder, run_device, write_structures, writing
+from uip.train.state import State, ema_weights, resume_from, save_state, start
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
 """From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
@@ -51,48 +51,48 @@ Watch = Callable[[int, int, int], None]
 
 
 def train(
-    recipe: Recipe,
+    config: TrainConfig,
     *,
     resume: bool = False,
     say: Callable[[str], None] = lambda text: None,
     watch: Watch = lambda done, total, structures: None,
 ) -> Path:
-    """Run `recipe`; returns the path of the best potential.
+    """Run `config`; returns the path of the best potential.
 
     Args:
         resume: go on from last.ckpt if there is one.
         say: called with what a reader wants to know: sizes at the start, errors after each epoch.
 
     Raises:
-        ValueError: a mistake in recipe or data.
+        ValueError: a mistake in config or data.
         FloatingPointError: the loss is not finite, or exploded; the structures of that step are saved.
     """
-    device = run_device(recipe.run)
+    device = run_device(config.run)
     ranks = Ranks.join(device.type)
-    folder = Path(recipe.run.folder)
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
-    torch.set_float32_matmul_precision("high" if recipe.run.tf32 else "highest")
-    torch.manual_seed(recipe.run.seed)
-    model = starting_model(recipe)
+    folder = Path(config.run.folder)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    torch.set_float32_matmul_precision("high" if config.run.tf32 else "highest")
+    torch.manual_seed(config.run.seed)
+    model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
-    training, validation = open_data(recipe, model, ranks)
-    state = start(recipe, model.to(device=device, dtype=parse_dtype(recipe.run.dtype)))
+    training, validation = open_data(config, model, ranks)
+    state = start(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
-        go_on(state, recipe, folder / "last.ckpt")
+        resume_from(state, config, folder / "last.ckpt")
     # paths may differ from machine to machine, what is in the files may not
-    same = {name: value for name, value in deciding(recipe.values()).items() if name not in PATHS}
+    same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
     ranks.check_same("data", training.digest() + validation.digest())
     say(
         f"{len(training)} structures to learn, {len(validation)} to validate, "
         f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
     )
-    for doubt in doubts(summarise(training)) + repeated(training, validation):
-        say(f"look again: {doubt}")
-    log = Log(folder, keep=state.lines, tensorboard=recipe.run.tensorboard) if ranks.is_first else None
+    for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
+        say(f"warning: {warning}")
+    log = Log(folder, keep=state.lines, tensorboard=config.run.tensorboard) if ranks.is_first else None
     try:
-        run_epochs(recipe, state, training, validation, ranks, log, say, watch)
+        run_epochs(config, state, training, validation, ranks, log, say, watch)
     finally:
         if log is not None:
             log.close()
@@ -101,7 +101,7 @@ def train(
 
 
 def run_epochs(
-    recipe: Recipe,
+    config: TrainConfig,
     state: State,
     training: Dataset,
     validation: Dataset,
@@ -113,55 +113,55 @@ def run_epochs(
     """All epochs that are left, or as many as `run.hours` has room for."""
     cost = cost_model(state.model.name)
     costs, checks = cost(training), cost(validation)
-    size, run = recipe.data.batch_size, recipe.run
-    num_steps = run.epochs * len(epoch_batches(costs, size, run.seed, 0, recipe.data.balance_for))
+    size, run = config.data.batch_size, config.run
+    num_steps = run.epochs * len(epoch_batches(costs, size, run.seed, 0, config.data.balance_for))
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
         state.epoch = epoch
-        batches = epoch_batches(costs, size, run.seed, epoch, recipe.data.balance_for)
+        batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
         left = batches[state.batch :]
-        for batch, samples in zip(left, my_samples(recipe, state, training, left, costs, ranks), strict=True):
+        for batch, samples in zip(left, my_samples(config, state, training, left, costs, ranks), strict=True):
             progress = min(state.step / max(num_steps - 1, 1), 1.0)
-            rate = learning_rate(recipe.optim, state.step, num_steps, size)
-            line = gradient_step(recipe, state, samples, rate, progress, ranks)
+            rate = learning_rate(config.optim, state.step, num_steps, size)
+            line = gradient_step(config, state, samples, rate, progress, ranks)
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - began
             note(log, state, {"kind": "train", **line, "rate": rate})
             watch(state.step, num_steps, len(batch))
-            late = out_of_time(recipe, state, ranks)
+            late = out_of_time(config, state, ranks)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
-                save_last(recipe, state, ranks)
+                save_last(config, state, ranks)
             if late:
                 say(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
                 break
-        found = validate(recipe, state, validation, checks, ranks)
-        finish_epoch(recipe, state, found, ranks, log, whole=state.batch == len(batches))
+        found = validate(config, state, validation, checks, ranks)
+        finish_epoch(config, state, found, ranks, log, whole=state.batch == len(batches))
         say(f"epoch {epoch + 1}/{run.epochs}: " + describe(found))
         if state.batch:
             return
 
 
 def my_samples(
-    recipe: Recipe, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
+    config: TrainConfig, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
 ) -> Iterator[list[Sample]]:
-    """This rank's part of each batch, in portions, made while the model works on the one before."""
-    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
-    turn = recipe.data.rotates(state.model.name)
+    """This rank's part of each batch, in micro_batches, made while the model works on the one before."""
+    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
+    turn = config.data.augments(state.model.name)
 
     def changed(number: int, sample: Sample, epoch: int) -> Sample:
-        return rotated(sample, random_rotation(recipe.run.seed, epoch, number)) if turn else sample
+        return rotated(sample, random_rotation(config.run.seed, epoch, number)) if turn else sample
 
     def make(batch: Integers, epoch: int) -> list[Sample]:
-        mine = batch[deal(costs[batch], ranks.size)[ranks.rank]]
-        parts = portions(mine, costs, recipe.data.max_cost)
+        mine = batch[assign_to_ranks(costs[batch], ranks.size)[ranks.rank]]
+        parts = micro_batches(mine, costs, config.data.max_cost)
         samples = [data.batch(part, partial(changed, epoch=epoch)).to(dtype=real) for part in parts]
         return [sample.pin() for sample in samples] if device.type == "cuda" else samples
 
-    return ahead(partial(make, batch, state.epoch) for batch in batches)
+    return prefetch(partial(make, batch, state.epoch) for batch in batches)
 
 
 def gradient_step(
-    recipe: Recipe,
+    config: TrainConfig,
     state: State,
     samples: list[Sample],
     rate: float,
@@ -169,24 +169,24 @@ def gradient_step(
     ranks: Ranks,
 ) -> Line:
     """One step of the optimiser on this rank's part of the batch; what the log says of it."""
-    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
+    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     samples = [sample.to(device=device) for sample in samples]
     none = torch.zeros(len(PROPERTIES), dtype=torch.float64)
     counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
-    scale = scales(recipe.loss.weights(progress), counts).to(device=device, dtype=real)
+    scale = scales(config.loss.weights(progress), counts).to(device=device, dtype=real)
     state.optimizer.zero_grad(set_to_none=True)
     summary = torch.zeros(1 + len(PROPERTIES), dtype=torch.float64)
     for sample in samples:
-        outputs = read_out(state.model, sample.graph, forces=recipe.loss.needs_forces, training=True)
+        outputs = evaluate(state.model, sample.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, sample.targets, sample.graph)
-        value = (scale * penalties(errors, recipe.loss)).sum()
+        value = (scale * penalties(errors, config.loss)).sum()
         value.backward()
         summary += torch.cat([value.detach().double().cpu().view(1), absolute_errors(errors)])
     moving = [parameter for _, parameter in state.parameters]
     ranks.sum_gradients(moving)
     summary = ranks.sum(summary)
-    norm = float(nn.utils.clip_grad_norm_(moving, recipe.optim.clip or float("inf")))
-    check_step(recipe, state, float(summary[0]), norm, samples, ranks)
+    norm = float(nn.utils.clip_grad_norm_(moving, config.optim.clip or float("inf")))
+    check_step(config, state, float(summary[0]), norm, samples, ranks)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
@@ -201,14 +201,16 @@ def mean_errors(sums: Tensor, counts: Tensor) -> Line:
     return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(PROPERTIES)}
 
 
-def check_step(recipe: Recipe, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks) -> None:
+def check_step(
+    config: TrainConfig, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks
+) -> None:
     """Stop before the weights are spoiled. Loss and norm are sums over ranks, so all ranks stop together."""
     finite = all(number == number and abs(number) != float("inf") for number in (value, norm))
-    jumped = recipe.run.max_jump > 0 and state.step > 20 and value > recipe.run.max_jump * state.typical
+    jumped = config.run.max_jump > 0 and state.step > 20 and value > config.run.max_jump * state.typical
     if finite and not jumped:
         state.typical = value if state.step == 0 else 0.98 * state.typical + 0.02 * value
         return
-    path = Path(recipe.run.folder) / f"bad_step_rank{ranks.rank}.xyz"
+    path = Path(config.run.folder) / f"bad_step_rank{ranks.rank}.xyz"
     write_structures(samples, path)
     what = f"jumped to {value:.3g}, {value / state.typical:.0f} times its recent average" if finite else "is not finite"
     raise FloatingPointError(
@@ -217,20 +219,20 @@ def check_step(recipe: Recipe, state: State, value: float, norm: float, samples:
     )
 
 
-def validate(recipe: Recipe, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
+def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
     """Loss, with the final weights of its terms, and MAE by property over `data`."""
-    device, real = state.model.reference_energy.device, parse_dtype(recipe.run.dtype)
+    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     sums = torch.zeros(3, len(PROPERTIES), dtype=torch.float64)  # penalties, absolute errors, labels
-    mine = deal(costs, ranks.size)[ranks.rank]
-    with averaged(state) as model:
-        for part in portions(mine, costs, recipe.data.max_cost or VALIDATION_COST):
+    mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
+    with ema_weights(state) as model:
+        for part in micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST):
             sample = data.batch(part).to(device=device, dtype=real)
-            outputs = read_out(model, sample.graph, forces=recipe.loss.needs_forces)
+            outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
             errors = residuals(outputs, sample.targets, sample.graph)
-            penalty = penalties(errors, recipe.loss).detach().double().cpu()
+            penalty = penalties(errors, config.loss).detach().double().cpu()
             sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets).cpu()])
     penalty, absolute, counts = ranks.sum(sums)
-    value = (scales(recipe.loss.weights(1.0), counts) * penalty).sum()
+    value = (scales(config.loss.weights(1.0), counts) * penalty).sum()
     return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
 
 
@@ -240,17 +242,17 @@ def describe(found: Line) -> str:
     return ", ".join(f"{name} {found[name]:.4g} {unit}" for name, unit in units.items() if found[name] is not None)
 
 
-def finish_epoch(recipe: Recipe, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
+def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
     """Log, keep the best, write the checkpoint from which the next epoch, or the rest of this one, starts."""
-    folder = Path(recipe.run.folder)
+    folder = Path(config.run.folder)
     note(log, state, found)
     if ranks.is_first and found["loss"] < state.best:
-        with averaged(state) as model, writing(folder, KEPT):
+        with ema_weights(state) as model, writing(folder, KEPT):
             save_checkpoint(model, folder / "best.ckpt")
     state.best = min(state.best, found["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0
-    save_last(recipe, state, ranks)
+    save_last(config, state, ranks)
     if log is not None:
         log.draw()
 
@@ -262,16 +264,16 @@ def note(log: Log | None, state: State, line: Line) -> None:
         log.write({"step": state.step, "epoch": state.epoch, **line, "seconds": round(state.seconds, 3)})
 
 
-def out_of_time(recipe: Recipe, state: State, ranks: Ranks) -> bool:
+def out_of_time(config: TrainConfig, state: State, ranks: Ranks) -> bool:
     """Whether `run.hours` are over; all ranks answer alike."""
-    if not recipe.run.hours:
+    if not config.run.hours:
         return False
-    return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * recipe.run.hours)])) > 0)
+    return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * config.run.hours)])) > 0)
 
 
-def save_last(recipe: Recipe, state: State, ranks: Ranks) -> None:
+def save_last(config: TrainConfig, state: State, ranks: Ranks) -> None:
     """Write last.ckpt."""
     if ranks.is_first:
-        with writing(Path(recipe.run.folder), KEPT):
-            save_state(state, recipe, Path(recipe.run.folder) / "last.ckpt")
+        with writing(Path(config.run.folder), KEPT):
+            save_state(state, config, Path(config.run.folder) / "last.ckpt")
     ranks.wait()

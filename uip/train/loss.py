@@ -3,7 +3,7 @@
     loss = sum_p weight_p * sum penalty(residual_p) / count_p       p: energy, forces, stress, magmoms
 
 Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p`
-is the number of labelled values in the whole step, over all ranks and portions, so that the gradient does
+is the number of labelled values in the whole step, over all ranks and micro_batches, so that the gradient does
 not depend on how a step is divided. A label that is missing is simply not counted.
 """
 
@@ -114,7 +114,7 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
-    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of portions. NaN for
+    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of batches. NaN for
     what the model does not predict."""
     unknown = torch.tensor(torch.nan)
     sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in PROPERTIES]

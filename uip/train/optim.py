@@ -67,7 +67,9 @@ def choose_parameters(model: nn.Module, patterns: Iterable[str]) -> list[tuple[s
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             parts = ", ".join(sorted({name.split(".")[0] for name in names}))
-            raise ValueError(f"'model.move' must name parts of the model, but {pattern!r} matches none of: {parts}")
+            raise ValueError(
+                f"'model.trainable' must name parts of the model, but {pattern!r} matches none of: {parts}"
+            )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -81,7 +83,7 @@ def make_optimizer(parameters: list[tuple[str, nn.Parameter]], config: OptimConf
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
 
 
-class Average:
+class EMA:
     """The exponential average of a model's weights.
 
     The decay grows from 0.1 to its final value with the number of updates, so that the first weights,

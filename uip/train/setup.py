@@ -18,14 +18,14 @@ from uip.checkpoint import MODELS, load_model, parse_device
 from uip.config import existing_file, from_dict, suggestion
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import VALIDATION_COST, cost_model, portions
+from uip.data.sampler import VALIDATION_COST, cost_model, micro_batches
 from uip.data.samples import Sample
 from uip.data.split import group_split, groups_of, random_split
-from uip.models.card import Card
+from uip.models.card import ModelCard
 from uip.models.potential import Potential
-from uip.models.readout import read_out
+from uip.models.readout import evaluate
 from uip.schema import Integers
-from uip.train.config import DataConfig, ModelConfig, Recipe, RunConfig
+from uip.train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from uip.train.distributed import Ranks
 
 
@@ -72,35 +72,35 @@ def writing(place: Path, advice: str) -> Iterator[None]:
         raise OSError(f"{place} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
 
 
-def starting_model(recipe: Recipe) -> Potential:
-    """The model before the first step, float32 on the CPU: random weights, or those of `model.start`.
+def initial_model(config: TrainConfig) -> Potential:
+    """The model before the first step, float32 on the CPU: random weights, or those of `model.init_from`.
 
     Raises:
         ValueError: an unknown kind, or `model.architecture` does not fit the weights.
     """
-    choice = recipe.model
-    card = Card(
-        name=choice.name or Path(recipe.run.folder).resolve().name, theory=choice.theory, licence=choice.licence
+    choice = config.model
+    card = ModelCard(
+        name=choice.name or Path(config.run.folder).resolve().name, theory=choice.theory, licence=choice.licence
     )
     if choice.kind and choice.kind not in MODELS:
         raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
-    model = _fine_tuned(choice, card) if choice.start else _new(choice, card)
-    if recipe.run.recompute:
+    model = _fine_tuned(choice, card) if choice.init_from else _new(choice, card)
+    if config.run.recompute:
         model.recompute = True
     return model
 
 
-def _new(choice: ModelConfig, card: Card) -> Potential:
+def _new(choice: ModelConfig, card: ModelCard) -> Potential:
     architecture, settings = MODELS[choice.kind or "chgnet"]
     model = architecture(from_dict(settings, choice.architecture, "model.architecture"))
     model.card = card
     return model
 
 
-def _fine_tuned(choice: ModelConfig, card: Card) -> Potential:
-    old = load_model(choice.start)
+def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
+    old = load_model(choice.init_from)
     if choice.kind not in ("", old.name):
-        raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.start}' is {old.name!r}; leave it out")
+        raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.init_from}' is {old.name!r}; leave it out")
     architecture, settings = MODELS[old.name]
     known = old.settings()
     # rounding like published code's is for reproducing published numbers; these weights are about to change
@@ -114,7 +114,7 @@ def _fine_tuned(choice: ModelConfig, card: Card) -> Potential:
         model.load_state_dict(old.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(
-            f"'model.architecture' must fit the weights of '{choice.start}', but {_first(error)}"
+            f"'model.architecture' must fit the weights of '{choice.init_from}', but {_first(error)}"
         ) from error
     model.card = replace(
         card,
@@ -129,14 +129,14 @@ def _first(error: RuntimeError) -> str:
     return str(error).splitlines()[1].strip()
 
 
-def open_data(recipe: Recipe, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
+def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
     """Training and validation data; the model receives its energies of elements.
 
     The first rank builds graphs that are not cached yet, the others wait for it.
     """
-    data = recipe.data
+    data = config.data
     settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements, data.stress_scale)
-    cache = Path(data.cache) if data.cache else Path(recipe.run.folder) / "cache"
+    cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
     if ranks.is_first:
         for path in (*data.train, *data.validation):
             existing_file(path)
@@ -148,7 +148,7 @@ def open_data(recipe: Recipe, model: Potential, ranks: Ranks) -> tuple[Dataset, 
     if not data.validation:
         parts = split(training, data)
         training, validation = training.subset(parts[0]), training.subset(parts[1])
-    set_references(recipe, model, training)
+    set_references(config, model, training)
     return training, validation
 
 
@@ -159,20 +159,20 @@ def split(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
     return random_split(len(data), choice.validation_fraction, choice.split_seed)
 
 
-def set_references(recipe: Recipe, model: Potential, training: Dataset) -> None:
+def set_references(config: TrainConfig, model: Potential, training: Dataset) -> None:
     """Fit or take the energies of elements, see `DataConfig.reference`."""
     # elements 1, 2, ...; some architectures keep a row for element 0 before them
     num_elements = model.config.num_elements
     reference = model.reference_energy[-num_elements:]
-    for symbol, value in recipe.data.reference_energies.items():
+    for symbol, value in config.data.reference_energies.items():
         if atomic_numbers.get(symbol) not in model.elements:
             known = [name for name, z in atomic_numbers.items() if z in model.elements]
             raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
         reference[atomic_numbers[symbol] - 1] = float(value)
-    if recipe.data.reference == "keep" or recipe.data.reference_energies:
+    if config.data.reference == "keep" or config.data.reference_energies:
         return
     energy = energies(training)
-    if recipe.model.start:
+    if config.model.init_from:
         energy = energy - np.array(_predicted(model, training))
     change = fit_reference(compositions(training, num_elements), energy)
     reference += torch.from_numpy(change).to(reference.dtype)
@@ -180,9 +180,9 @@ def set_references(recipe: Recipe, model: Potential, training: Dataset) -> None:
 
 def _predicted(model: Potential, data: Dataset) -> list[float]:
     costs, energy = cost_model(model.name)(data), []
-    for part in portions(np.arange(len(data)), costs, VALIDATION_COST):
+    for part in micro_batches(np.arange(len(data)), costs, VALIDATION_COST):
         graph = data.batch(part).graph.to(dtype=model.dtype)
-        energy += read_out(model, graph, forces=False).energy.tolist()
+        energy += evaluate(model, graph, forces=False).energy.tolist()
     return energy
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
-from uip.train.config import Recipe, differences
-from uip.train.optim import Average, choose_parameters, make_optimizer
+from uip.train.config import TrainConfig, differences
+from uip.train.optim import EMA, choose_parameters, make_optimizer
 
 
 @dataclass
@@ -26,7 +26,7 @@ class State:
     model: Potential
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.AdamW
-    average: Average | None
+    average: EMA | None
     epoch: int = 0
     batch: int = 0
     """Of the epoch: batches that are done."""
@@ -44,17 +44,17 @@ class State:
 COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
 
 
-def start(recipe: Recipe, model: Potential) -> State:
+def start(config: TrainConfig, model: Potential) -> State:
     """The state before the first step."""
-    parameters = choose_parameters(model.train(), recipe.model.move)
-    average = Average(model, recipe.optim.ema) if recipe.optim.ema else None
-    return State(model, parameters, make_optimizer(parameters, recipe.optim), average)
+    parameters = choose_parameters(model.train(), config.model.trainable)
+    average = EMA(model, config.optim.ema) if config.optim.ema else None
+    return State(model, parameters, make_optimizer(parameters, config.optim), average)
 
 
-def save_state(state: State, recipe: Recipe, path: Path) -> None:
+def save_state(state: State, config: TrainConfig, path: Path) -> None:
     """Write all that a run needs to go on, and the code that it ran with."""
     training: dict[str, Any] = {
-        "recipe": recipe.values(),
+        "config": config.values(),
         "version": uip.__version__,
         "revision": revision(),
         "optimizer": state.optimizer.state_dict(),
@@ -64,18 +64,19 @@ def save_state(state: State, recipe: Recipe, path: Path) -> None:
     save_checkpoint(state.model, path, training=training)
 
 
-def go_on(state: State, recipe: Recipe, path: Path) -> None:
+def resume_from(state: State, config: TrainConfig, path: Path) -> None:
     """Bring `state` to where the run stood when it wrote `path`.
 
     Raises:
         ValueError: the checkpoint is of another run.
     """
     saved = read_training(path)
-    different = differences(recipe, saved["recipe"])
+    # "recipe": the name of this entry in checkpoints of version 0.1
+    different = differences(config, saved["config"] if "config" in saved else saved["recipe"])
     if different:
         raise ValueError(
             f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
-            "was written; change them back, or start a new run with 'model.start' set to that file"
+            "was written; change them back, or start a new run with 'model.init_from' set to that file"
         )
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
@@ -97,7 +98,7 @@ def revision(folder: Path = Path(__file__).parent) -> str:
 
 
 @contextmanager
-def averaged(state: State) -> Iterator[Potential]:
+def ema_weights(state: State) -> Iterator[Potential]:
     """Within, the model has its averaged weights, if an average is kept."""
     if state.average is None:
         yield state.model

@@ -34,7 +34,7 @@ def same_checkpoints(one: Path, other: Path) -> bool:
     """Weights, optimiser, average and counters, to the last bit; clocks and folders aside."""
     first, second = read_training(one), read_training(other)
     for content in (first, second):
-        content.pop("recipe")
+        content.pop("config")
         content["counters"].pop("seconds")
     return _same(first, second)
 
@@ -52,7 +52,7 @@ def _same(a: object, b: object) -> bool:
 @pytest.mark.slow
 def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
     big = {"architecture": {**small.ARCHITECTURE, "channels": 16}}
-    recipe = small.recipe(
+    config = small.config(
         tmp_path / "run",
         data,
         model=big,
@@ -60,7 +60,7 @@ def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
         optim={"learning_rate": 2e-2, "ema": 0.0},
         run={"epochs": 150},
     )
-    train(recipe)
+    train(config)
     lines = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "validation"]
     assert lines[-1]["forces"] < 0.2 * lines[0]["forces"]
     assert lines[-1]["energy"] < 0.2 * lines[0]["energy"]
@@ -83,7 +83,7 @@ def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
 
 def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = {"epochs": 4, "checkpoint_steps": 3, "dtype": "float32"}
-    train(small.recipe(tmp_path / "whole", data, run=run))
+    train(small.config(tmp_path / "whole", data, run=run))
     import uip.train.loop
 
     original, calls = uip.train.loop.gradient_step, 0
@@ -98,8 +98,8 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(uip.train.loop, "gradient_step", power_cut)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(small.recipe(tmp_path / "cut", data, run=run), resume=True)
-    train(small.recipe(tmp_path / "cut", data, run=run), resume=True)
+            train(small.config(tmp_path / "cut", data, run=run), resume=True)
+    train(small.config(tmp_path / "cut", data, run=run), resume=True)
     assert same_checkpoints(tmp_path / "whole" / "last.ckpt", tmp_path / "cut" / "last.ckpt")
     assert without_times(tmp_path / "whole" / "log.jsonl") == without_times(tmp_path / "cut" / "log.jsonl")
     one, other = (load_model(tmp_path / name / "best.ckpt").state_dict() for name in ("whole", "cut"))
@@ -107,16 +107,16 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
-    train(small.recipe(tmp_path / "run", data, run={"epochs": 1}))
+    train(small.config(tmp_path / "run", data, run={"epochs": 1}))
     with pytest.raises(ValueError, match=r"but optim\.learning_rate changed since"):
-        train(small.recipe(tmp_path / "run", data, run={"epochs": 1}, optim={"learning_rate": 0.1}), resume=True)
+        train(small.config(tmp_path / "run", data, run={"epochs": 1}, optim={"learning_rate": 0.1}), resume=True)
     with pytest.raises(ValueError, match="holds a run already; add --resume"):
-        train(small.recipe(tmp_path / "run", data))
+        train(small.config(tmp_path / "run", data))
 
 
 def test_a_run_stops_when_its_hours_are_over(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    train(small.recipe(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), say=said.append)
+    train(small.config(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), say=said.append)
     counters = read_training(tmp_path / "run" / "last.ckpt")["counters"]
     assert counters["step"] == 1
     # what was validated when it stopped counts, so that a worse model never replaces the best one
@@ -169,7 +169,7 @@ def test_twenty_kills_never_lose_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_killed_run_resumes_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
     run = {"epochs": 12, "checkpoint_steps": 1}
-    values = {name: small.recipe(tmp_path / name, data, run=run).values() for name in ("whole", "killed")}
+    values = {name: small.config(tmp_path / name, data, run=run).values() for name in ("whole", "killed")}
     for name, tables in values.items():
         (tmp_path / f"{name}.toml").write_text(small.toml(tables))
     assert main([str(tmp_path / "whole.toml")]) == 0
@@ -187,13 +187,13 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(data: Path, tmp_path: Path) 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
-    recipe = small.recipe(tmp_path / "run", data, optim={"learning_rate": 1e30, "clip": 0.0}, run={"epochs": 3})
+    config = small.config(tmp_path / "run", data, optim={"learning_rate": 1e30, "clip": 0.0}, run={"epochs": 3})
     with pytest.raises(FloatingPointError, match="the loss is not finite at step"):
-        train(recipe)
+        train(config)
     assert len(ase.io.read(tmp_path / "run" / "bad_step_rank0.xyz", ":")) == 4
 
 
 def test_tensor_cores_are_used_only_on_request(data: Path, tmp_path: Path) -> None:
     for name, tf32, precision in (("exact", False, "highest"), ("fast", True, "high"), ("again", False, "highest")):
-        train(small.recipe(tmp_path / name, data, run={"epochs": 1, "tf32": tf32}))
+        train(small.config(tmp_path / name, data, run={"epochs": 1, "tf32": tf32}))
         assert torch.get_float32_matmul_precision() == precision

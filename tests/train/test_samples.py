@@ -13,13 +13,13 @@ import torch
 from uip.checkpoint import read_training
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.prefetch import ahead
+from uip.data.prefetch import prefetch
 from uip.data.sampler import CostModel, cost_model, cut
 from uip.models.chgnet import CHGNet, CHGNetConfig
-from uip.models.readout import read_out
-from uip.train.config import make_recipe
+from uip.models.readout import evaluate
+from uip.train.config import make_config
 from uip.train.loop import train
-from uip.train.setup import starting_model
+from uip.train.setup import initial_model
 from uip.train.state import revision
 
 
@@ -39,19 +39,19 @@ def test_items_come_in_order_and_ahead() -> None:
         begun[number].set()
         return number
 
-    items = ahead(lambda number=number: make(number) for number in range(4))
+    items = prefetch(lambda number=number: make(number) for number in range(4))
     assert next(items) == 0
     assert begun[1].wait(10.0)  # before anybody asks for it
     assert not begun[2].is_set()
     assert list(items) == [1, 2, 3]
-    assert list(ahead([])) == []
+    assert list(prefetch([])) == []
 
 
 def test_an_error_comes_where_its_item_would_have() -> None:
     def fail() -> int:
         raise ValueError("structure 7 is gone")
 
-    items = ahead([lambda: 1, fail, lambda: 3])
+    items = prefetch([lambda: 1, fail, lambda: 3])
     assert next(items) == 1
     with pytest.raises(ValueError, match="structure 7 is gone"):
         next(items)
@@ -71,7 +71,7 @@ def test_a_turned_structure_has_turned_labels(data: Path) -> None:
     torch.manual_seed(1)
     model = CHGNet(CHGNetConfig(**small.ARCHITECTURE)).double()
     sample, turn = dataset(data)[3], random_rotation(5)
-    first, second = (read_out(model, one.graph) for one in (sample, rotated(sample, turn)))
+    first, second = (evaluate(model, one.graph) for one in (sample, rotated(sample, turn)))
     labels = {"energy": first.energy, "forces": first.forces, "stress": first.stress, "magmoms": first.magmoms}
     expected = rotated(type(sample)(sample.graph, type(sample.targets)(**labels)), turn).targets
     for name, value in vars(expected).items():
@@ -79,17 +79,17 @@ def test_a_turned_structure_has_turned_labels(data: Path) -> None:
 
 
 def test_rotation_is_a_choice_and_follows_from_the_architecture(data: Path, tmp_path: Path) -> None:
-    assert [make_recipe({"data": {"train": "a"}}).data.rotates(name) for name in ("chgnet", "allscaip")] == [
+    assert [make_config({"data": {"train": "a"}}).data.augments(name) for name in ("chgnet", "allscaip")] == [
         False,
         True,
     ]
-    assert make_recipe({"data": {"train": "a", "rotate": True}}).data.rotates("chgnet")
-    with pytest.raises(ValueError, match=r"'data\.rotate' must be true or false, got 'yes'"):
-        make_recipe({"data": {"train": "a", "rotate": "yes"}})
+    assert make_config({"data": {"train": "a", "augment": True}}).data.augments("chgnet")
+    with pytest.raises(ValueError, match=r"'data\.augment' must be true or false, got 'yes'"):
+        make_config({"data": {"train": "a", "augment": "yes"}})
     weights = []
     for name, turn in (("plain", False), ("turned", True)):
-        recipe = small.recipe(tmp_path / name, data, data={"rotate": turn}, loss={"kind": "mse"}, run={"epochs": 1})
-        train(recipe)
+        config = small.config(tmp_path / name, data, data={"augment": turn}, loss={"kind": "mse"}, run={"epochs": 1})
+        train(config)
         weights.append(read_training(tmp_path / name / "last.ckpt")["state"]["readout.0.weight"])
     # an invariant model learns the same from squared errors, to rounding, and not to the last bit
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-8)
@@ -112,7 +112,7 @@ def test_no_batch_is_a_small_rest() -> None:
 
 def test_each_step_is_watched_and_the_code_is_known(data: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int, int]] = []
-    train(small.recipe(tmp_path / "run", data, run={"epochs": 2}), watch=lambda *numbers: seen.append(numbers))
+    train(small.config(tmp_path / "run", data, run={"epochs": 2}), watch=lambda *numbers: seen.append(numbers))
     assert seen == [(step, 4, 4) for step in (1, 2, 3, 4)]
     saved = read_training(tmp_path / "run" / "last.ckpt")
     assert saved["version"]
@@ -124,15 +124,21 @@ def test_each_step_is_watched_and_the_code_is_known(data: Path, tmp_path: Path) 
     ("model", "message"),
     [
         ({"kind": "chgnot", "architecture": {}}, r"'model\.kind' must be one of chgnet, allscaip, got 'chgnot'"),
-        ({"kind": "allscaip", "start": "chgnet-0.3.0"}, "'model.kind' is 'allscaip', but 'chgnet-0.3.0' is 'chgnet'"),
         (
-            {"start": "chgnet-0.3.0", "architecture": {"channels": 8}},
+            {"kind": "allscaip", "init_from": "chgnet-0.3.0"},
+            "'model.kind' is 'allscaip', but 'chgnet-0.3.0' is 'chgnet'",
+        ),
+        (
+            {"init_from": "chgnet-0.3.0", "architecture": {"channels": 8}},
             "must fit the weights of 'chgnet-0.3.0', but size",
         ),
-        ({"start": "chgnet-0.3.0", "architecture": {"num_layers": 3}}, "must fit the weights of .*, but Unexpected"),
+        (
+            {"init_from": "chgnet-0.3.0", "architecture": {"num_layers": 3}},
+            "must fit the weights of .*, but Unexpected",
+        ),
     ],
 )
 def test_models_that_cannot_start(model: dict, message: str, data: Path, tmp_path: Path) -> None:
-    recipe = small.recipe(tmp_path / "run", data)
+    config = small.config(tmp_path / "run", data)
     with pytest.raises(ValueError, match=message):
-        starting_model(make_recipe({"data": {"train": recipe.data.train}, "model": model}))
+        initial_model(make_config({"data": {"train": config.data.train}, "model": model}))

@@ -18,11 +18,11 @@ from uip.checkpoint import save_checkpoint
 from uip.cli.app import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
-from uip.data.label_checks import UNITS, bulk_modulus, doubts, doubts_against, summarise
+from uip.data.label_checks import UNITS, bulk_modulus, label_warnings, summarise, warnings_against_model
 from uip.inference.evaluator import load_evaluator, predict
 from uip.train.distributed import Ranks
 from uip.train.loop import train
-from uip.train.setup import open_data, starting_model
+from uip.train.setup import initial_model, open_data
 from uip.units import EV_PER_A3_TO_GPA
 
 MODULUS = 100.0  # GPa
@@ -45,7 +45,7 @@ def strained(stress_factor: float = 1.0, energy_factors: dict[int, float] | None
 
 def told(path: Path, frames: list[Atoms]) -> list[str]:
     write(path, frames)
-    return doubts(describe(labelled_structures(path)).summary)
+    return label_warnings(describe(labelled_structures(path)).summary)
 
 
 def test_good_labels_raise_no_doubt(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_good_labels_raise_no_doubt(tmp_path: Path) -> None:
 def test_real_labels_raise_no_doubt(name: str, modulus: float) -> None:
     """Hot and molten frames among strained ones: the right order, which is all that a unit needs."""
     summary = describe(labelled_structures(SHARED / f"{name}.xyz")).summary
-    assert doubts(summary) == []
+    assert label_warnings(summary) == []
     assert modulus / 3 < bulk_modulus(summary)[0] < 1.5 * modulus
 
 
@@ -106,29 +106,29 @@ def pairs(factors: dict[str, list[float]]) -> tuple[list[dict], list[dict]]:
 
 def test_labels_against_a_model() -> None:
     fine = [1.0] * 10
-    assert doubts_against(*pairs({"forces": fine, "stress": fine})) == []
-    (found,) = doubts_against(*pairs({"forces": [-1.0] * 10, "stress": fine}))
+    assert warnings_against_model(*pairs({"forces": fine, "stress": fine})) == []
+    (found,) = warnings_against_model(*pairs({"forces": [-1.0] * 10, "stress": fine}))
     assert found.startswith("forces are -0.8")
     assert found.endswith("they look inverted")
-    (found,) = doubts_against(*pairs({"forces": fine, "stress": [-10 * EV_PER_A3_TO_GPA] * 10}))
+    (found,) = warnings_against_model(*pairs({"forces": fine, "stress": [-10 * EV_PER_A3_TO_GPA] * 10}))
     assert found.endswith("they look given in kBar and inverted")
-    (found,) = doubts_against(*pairs({"forces": [1.0] * 7 + [1 / 51.4221] * 3, "stress": fine}))
+    (found,) = warnings_against_model(*pairs({"forces": [1.0] * 7 + [1 / 51.4221] * 3, "stress": fine}))
     assert found == "forces of structures 7, 8, 9 look given in hartree/bohr, unlike the rest"
     soft = pairs({"forces": [0.6] * 7 + [1.0] * 3, "stress": fine})  # a model that is off by half, not labels
-    assert doubts_against(*soft) == []
+    assert warnings_against_model(*soft) == []
     unrelated = pairs({"forces": fine, "stress": fine})[1]
-    assert doubts_against([{"forces": np.roll(one["forces"], 5)} for one in unrelated], unrelated) == []
+    assert warnings_against_model([{"forces": np.roll(one["forces"], 5)} for one in unrelated], unrelated) == []
 
 
 def test_shear_stresses_in_another_order() -> None:
     rng = np.random.default_rng(0)
     symmetric = [value + value.T for value in rng.normal(size=(6, 3, 3))]
     predictions = [{"stress": value} for value in symmetric]
-    assert doubts_against([{"stress": 1.2 * value} for value in symmetric], predictions) == []
+    assert warnings_against_model([{"stress": 1.2 * value} for value in symmetric], predictions) == []
     turned = [{"stress": value[[1, 0, 2]][:, [1, 0, 2]]} for value in symmetric]
     for k, value in enumerate(symmetric):
         turned[k]["stress"][[0, 1], [0, 1]] = value[[0, 1], [0, 1]]  # yz and xz alone are exchanged
-    (found,) = [text for text in doubts_against(turned, predictions) if "shear" in text]
+    (found,) = [text for text in warnings_against_model(turned, predictions) if "shear" in text]
     assert "yz is what labels call xz, xz is what labels call yz; look at how the file was written" in found
 
 
@@ -139,7 +139,7 @@ def test_real_shear_labels_in_another_order() -> None:
         195:213:3
     ]
     predictions = list(predict(load_evaluator("chgnet-0.3.0"), (structure for structure, _ in frames)))
-    found = doubts_against([labels for _, labels in frames], predictions)
+    found = warnings_against_model([labels for _, labels in frames], predictions)
     assert any("yz is what labels call xz, xz is what labels call yz" in text for text in found)
 
 
@@ -151,14 +151,14 @@ def test_the_command_compares_with_a_model(tmp_path: Path) -> None:
     save_checkpoint(random_chgnet(), tmp_path / "model.ckpt")
     result = CliRunner().invoke(app, ["data", str(tmp_path / "a.xyz"), "--against", str(tmp_path / "model.ckpt")])
     assert result.exit_code == 0, result.output
-    assert "look again: forces are -1 times what the model says: they look inverted" in result.stdout
+    assert "warning: forces are -1 times what the model says: they look inverted" in result.stdout
 
 
 def test_a_run_says_its_doubts(tmp_path: Path) -> None:
     write(tmp_path / "a.xyz", strained(-1.0))
     said: list[str] = []
-    train(small.recipe(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), say=said.append)
-    assert any("look again: over 13 structures stress changes with volume" in text for text in said)
-    fixed = small.recipe(tmp_path / "other", tmp_path / "a.xyz", data={"stress_sign": "compression"})
-    data: Dataset = open_data(fixed, starting_model(fixed), Ranks())[0]
-    assert doubts(summarise(data)) == []
+    train(small.config(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), say=said.append)
+    assert any("warning: over 13 structures stress changes with volume" in text for text in said)
+    fixed = small.config(tmp_path / "other", tmp_path / "a.xyz", data={"stress_sign": "compression"})
+    data: Dataset = open_data(fixed, initial_model(fixed), Ranks())[0]
+    assert label_warnings(summarise(data)) == []
