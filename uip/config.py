@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,3 +69,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
         elif isinstance(default, tuple):
             built[key] = tuple(value)
     return cls(**built)
+
+
+def field_documentation(cls: type[Any]) -> dict[str, str]:
+    """What the string literal below each field of a dataclass says of it."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            found[field.target.id] = str(ast.literal_eval(text.value))
+    return found

@@ -1,41 +1,90 @@
 """`python -m uip.train run.toml`: the command line of a training run; the run itself is `uip.train.loop`.
 
-python -m uip.train run.toml                                   # one process
+python -m uip.train run.toml                                   # one process; `uip train run.toml` is the same
 python -m uip.train run.toml --resume                          # continue from the last checkpoint
 torchrun --nproc-per-node 4 -m uip.train run.toml              # four processes, each computes a part of every step
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import platform
 import sys
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import uip
 from uip.train.config import read_config
 from uip.train.loop import Watch, train
+from uip.train.template import settings_text
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
 
 
 def main(arguments: list[str]) -> int:
-    """The command line."""
-    resume = "--resume" in arguments
-    paths = [argument for argument in arguments if argument != "--resume"]
-    if len(paths) != 1 or paths[0].startswith("-"):
-        sys.stderr.write("usage: python -m uip.train RUN.toml [--resume]\n")
-        return 2
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m uip.train",
+        description="Train a potential. Several processes: torchrun --nproc-per-node 4 -m uip.train RUN.toml",
+        epilog=f"All settings of RUN.toml with their defaults:\n\n{settings_text()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="RUN.toml", type=Path, help="the settings of the run")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
-        config = read_config(paths[0])
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return run(options.config, resume=options.resume, debug=options.debug)
+
+
+def run(path: Path, *, resume: bool, debug: bool = False) -> int:
+    """Train as the file says; returns the exit code.
+
+    A failed run appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
+    """
+    folder = None
+    try:
+        config = read_config(path)
+        folder = Path(config.run.folder)
         with progress_bar() as watch:
             best = train(config, resume=resume, say=print_once, watch=watch)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except Exception as error:
+        log = write_error_log(folder)
+        if debug or not isinstance(error, USER_ERRORS):
+            raise
         sys.stderr.write(f"uip.train: {error}\n")
+        if log is not None:
+            sys.stderr.write(f"uip.train: the traceback is in {log}\n")
         return 1
     print_once(f"best potential: {best}")
     return 0
+
+
+def write_error_log(folder: Path | None) -> Path | None:
+    """Write the exception that is being handled, with versions; None if the run has no folder or it is not writable."""
+    if folder is None or not folder.is_dir():
+        return None
+    rank = os.environ.get("RANK", "0")
+    path = folder / ("error.log" if rank == "0" else f"error_rank{rank}.log")
+    header = (
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(sys.argv)}\n"
+        f"uip {uip.__version__}, torch {torch.__version__}, Python {platform.python_version()}, rank {rank}\n\n"
+    )
+    with suppress(OSError):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{header}{traceback.format_exc()}\n")
+        return path
+    return None
 
 
 @contextmanager
@@ -56,7 +105,7 @@ def progress_bar() -> Iterator[Watch]:
 
 
 def print_once(text: str) -> None:
-    """Text for the reader, from the first rank alone."""
+    """Text for the user, from the first rank alone."""
     if os.environ.get("RANK", "0") == "0":
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

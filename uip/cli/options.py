@@ -1,0 +1,41 @@
+"""Options and checks that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) -> None:
+    """Refuse what would fail or destroy something after the long work is done."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ValueError(f"the output file must end in {' or '.join(suffixes)}, got '{path}'")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the output file must exist, got '{path.parent}'; make it first")
+    if path.exists() and not force:
+        raise ValueError(f"'{path}' exists; choose another name, or add --force to replace it")
+
+
+def checked_structures(files: list[Path], evaluator: Any) -> tuple[list[tuple[Path, Any]], list[Any]]:
+    """Files with their atoms, and structures; a mistake in any of them is found before the work begins."""
+    from uip.data.read import read_structures
+
+    frames, structures = [], []
+    for file in files:
+        for number, (atoms, structure) in enumerate(read_structures(file)):
+            try:
+                evaluator.check_elements(structure.atomic_numbers)
+            except ValueError as error:
+                raise ValueError(f"{file}, structure {number}: {error}") from error
+            frames.append((file, atoms))
+            structures.append(structure)
+    return frames, structures

@@ -1,0 +1,48 @@
+"""A training config as a full TOML file: every setting with its meaning, generated from the dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from uip.config import field_documentation
+from uip.train.config import DataConfig, TrainConfig
+
+WIDTH = 120
+EXAMPLE = TrainConfig(DataConfig(train=("labelled.xyz",)))
+"""The defaults; `data.train` has none."""
+
+
+def settings_text(config: TrainConfig | None = None) -> str:
+    """`config` as TOML, None: the defaults; it reads back as the same settings."""
+    config = config or EXAMPLE
+    order = ("model", "data", "loss", "optim", "run")
+    return "\n".join(_table(name, getattr(config, name)) for name in order)
+
+
+def _table(name: str, settings: Any) -> str:
+    documentation = field_documentation(type(settings))
+    lines = [f"# {line}" for line in _wrapped((type(settings).__doc__ or "").strip())] + [f"[{name}]"]
+    for field in dataclasses.fields(settings):
+        lines += [f"# {line}" for line in _wrapped(documentation.get(field.name, ""))]
+        value = getattr(settings, field.name)
+        # TOML has no null: a setting that is left out is shown as a comment
+        lines.append(f"# {field.name} =" if value is None else f"{field.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), WIDTH - 2)
+
+
+def _toml(value: Any) -> str:
+    """One value; JSON's strings, numbers and booleans are TOML's too."""
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value)
