@@ -112,9 +112,8 @@ def report(steps: int, seconds_per_step: float) -> None:
     print(f"  moments of manganese from {moments.min():.2f} to {moments.max():.2f} mu_B, all equal at the start")
     print(f"figure: {FIGURE}")
     if steps < FULL:
-        print(
-            f"{steps} of {FULL} steps were run, to end within three minutes; all of them: {sys.executable} {__file__} --full"
-        )
+        print(f"{steps} of {FULL} steps were run, to end within three minutes; all of them:")
+        print(f"  {sys.executable} {__file__} --full")
 
 
 if __name__ == "__main__":
