@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The part of AtomsToGraph that works when the neighbour list is new; atoms_to_graph_inputs.cpp works every step.
+// The part of AtomsToGraph for a new neighbour list; that of each step is in atoms_to_graph_inputs.cpp.
 #include "atoms_to_graph.h"
 
 #include <ATen/Functions.h>
@@ -9,9 +9,10 @@
 
 #include "counts.h"
 
+namespace uip::lammps {
 namespace {
 
-/// How many whole cells lie between an image of an atom and the atom itself.
+/// Number of whole cells between an image of an atom and the atom itself.
 std::array<int, 3> image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
   const double x = image[0] - atom[0], y = image[1] - atom[1], z = image[2] - atom[2];
   return {static_cast<int>(std::lround(box.inverse_xx * x + box.inverse_xy * y + box.inverse_xz * z)),
@@ -57,7 +58,7 @@ void AtomsToGraph::rebuild(const Atoms &atoms, const NeighborLists &lists, const
   pair_candidates();
 }
 
-/// The atoms of other ranks that are somebody's neighbour here, each once.
+/// Atoms of other ranks that are neighbours of atoms of this rank, each once.
 void AtomsToGraph::find_ghosts(const NeighborLists &lists, const std::vector<Origin> &origins) {
   ghosts_.clear();
   for (int k = 0; k < lists.num_centres; ++k) {
@@ -91,8 +92,8 @@ void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &list
   std::sort(candidates_.begin(), candidates_.end());
 }
 
-/// Finds who holds the opposite direction of each candidate. One side may lack it, when the distance is that of the
-/// list to the last digit: such a pair is left out on both sides (see `check_pair`).
+/// Finds the opposite direction of each candidate. One side may lack it, when the distance equals that of the list to
+/// the last digit: such a pair has no partner on either side (see `check_pair`).
 void AtomsToGraph::pair_candidates() {
   partner_.assign(candidates_.size(), MISSING);
   std::vector<std::pair<int, int>> remote;  // rank, candidate
@@ -114,7 +115,7 @@ void AtomsToGraph::pair_candidates() {
   pair_remote_candidates();
 }
 
-/// Tells each partner which pairs this rank holds; what both hold is a pair.
+/// Exchanges the pairs with other ranks; those present on both sides are partners.
 void AtomsToGraph::pair_remote_candidates() {
   constexpr int columns = 5;  // centre, neighbour (both numbered by their owners), image
   std::vector<int> counts(comm_.num_ranks(), 0);
@@ -143,7 +144,7 @@ void AtomsToGraph::pair_remote_candidates() {
   }
 }
 
-/// The row of an atom by its owner's number; -1 if this rank does not see it.
+/// The row of an atom by its owner's number; -1: not on this rank.
 int AtomsToGraph::row_of(const Owner &owner) const {
   if (owner.first == comm_.rank()) return owner.second;
   const auto place = std::lower_bound(ghosts_.begin(), ghosts_.end(), owner);
@@ -161,3 +162,5 @@ at::Tensor AtomsToGraph::to_tensor(const std::vector<int64_t> &values) {
 }
 
 at::Tensor AtomsToGraph::on_device(const at::Tensor &host) const { return host.to(device_); }
+
+}  // namespace uip::lammps

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // From the arrays of an engine that decomposes space (owned atoms, ghost atoms, a full neighbour list) to the
-// inputs of a program (uip/schema.py). Knows tensors and `MpiComm`, not LAMMPS.
+// inputs of a program (uip/schema.py). Contains tensors and `MpiComm`, nothing of LAMMPS.
 //
-// When the neighbour list is new, `rebuild` makes a plan: which rows this rank sees, which pairs of them may
-// come within the cutoff, and who holds the opposite direction of each pair. Ghost atoms that are images of an
-// owned atom become that atom's row; atoms of other ranks get one row each, however many images are near.
+// For a new neighbour list `rebuild` makes a plan: the rows that this rank uses, the pairs of them that may come
+// within the cutoff, and the rank with the opposite direction of each pair. Ghost atoms that are images of an
+// owned atom share that atom's row; atoms of other ranks have one row each, for any number of images.
 //
-// Every step, `find_edges` filters the pairs to the cutoffs. A pair is two rows and an integer image, and its vector is
+// Each step `find_edges` selects the pairs within the cutoffs. A pair is two rows and an integer image; its vector is
 //
 //     edge_vec = (r_j - r_i) + n0 a + n1 b + n2 c
 //
-// with the positions that the *owners* hold: the owner of j computes the same bits with the other sign, both
-// sides decide alike, and no message is needed to agree on who has which edge. Which edges are soft nearest neighbours
-// depends on the ranks that both ends give each other: these travel, in `inputs`.
+// with the positions of the *owners*: the owner of j computes the same bits with the other sign, so both sides select
+// the same edges without a message. Which edges are bonds of soft nearest neighbours depends on the neighbour ranks at
+// both ends, which `inputs` exchanges.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -28,12 +28,14 @@
 #include "model.h"
 #include "mpi_comm.h"
 
+namespace uip::lammps {
+
 /// Atoms of this rank as the engine holds them: owned atoms first, then ghosts.
 struct Atoms {
   int num_owned, num_all;
   const double *const *positions;  // A
   const int *types;
-  std::vector<int64_t> ids;  // for messages; empty = atoms have none
+  std::vector<int64_t> ids;  // for messages; empty: atoms have none
 };
 
 /// Full neighbour list: all neighbours, owned or ghost, of `num_centres` owned atoms.
@@ -56,17 +58,17 @@ struct ChargeAndSpin {
   int charge = 0, spin = 1;
 };
 
-/// Where an atom comes from: what an owner tells the ranks that see its images.
+/// Owner of an atom, sent by it to the ranks that have images of the atom.
 struct Origin {
   static constexpr int size = 5;  // doubles
-  double rank, row;               // row -1: no atom of the graph
+  double rank, row;               // row -1: not in the graph
   std::array<double, 3> position;
 };
 
 class AtomsToGraph {
  public:
-  /// `number_of_type[type]`: atomic number, 0 = the model does not see atoms of this type.
-  AtomsToGraph(const uip::Metadata &metadata, std::vector<int64_t> number_of_type, at::Device device, MpiComm &comm);
+  /// `number_of_type[type]`: atomic number, 0: atoms of this type are not in the graph.
+  AtomsToGraph(const Metadata &metadata, std::vector<int64_t> number_of_type, at::Device device, MpiComm &comm);
 
   /// Numbers the owned atoms of the graph; returns the origins of all atoms, those of owned atoms filled in.
   std::vector<Origin> number_owned(const Atoms &atoms);
@@ -74,7 +76,7 @@ class AtomsToGraph {
   void rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins, const Box &box);
   /// Positions of all rows, as their owners hold them, (R, 3) float64. Collective.
   at::Tensor gather_positions(const double *const *positions);
-  /// Finds the edges of this step. Local. Throws std::runtime_error if atoms are where none can be.
+  /// Finds the edges of this step. Local. Throws std::runtime_error for positions that are invalid.
   void find_edges(const at::Tensor &positions, const Box &box);
   /// The program's inputs by schema name, after `find_edges` has succeeded on all ranks. Collective.
   std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box, const ChargeAndSpin &state);
@@ -115,16 +117,16 @@ class AtomsToGraph {
   void find_short_bonds();
   void find_soft_bonds();
   void add_bond(size_t candidate);
-  uip::PaddedRows bond_slots() const;
+  PaddedRows bond_slots() const;
   void find_angles();
-  at::Tensor reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count);
+  at::Tensor reverse_index(Relation relation, const std::vector<int64_t> &numbers, int64_t count);
   static at::Tensor to_tensor(const std::vector<int64_t> &values);
-  static at::Tensor rows_to_tensor(const uip::PaddedRows &rows);
+  static at::Tensor rows_to_tensor(const PaddedRows &rows);
   bool wants(const char *input) const;
   at::Tensor on_device(const at::Tensor &host) const;
   at::Tensor real_on_device(const at::Tensor &host) const;
 
-  const uip::Metadata &metadata_;
+  const Metadata &metadata_;
   std::vector<int64_t> number_of_type_;
   at::Device device_;
   MpiComm &comm_;
@@ -143,5 +145,7 @@ class AtomsToGraph {
   std::vector<int64_t> edge_number_, bond_number_;  // of each candidate; -1 = none
   std::vector<int64_t> edge_centre_, edge_neighbor_, bond_index_, first_bond_, second_bond_;
   std::vector<double> edge_vec_, edge_distance_;
-  uip::PaddedRows nearest_edges_;
+  PaddedRows nearest_edges_;
 };
+
+}  // namespace uip::lammps

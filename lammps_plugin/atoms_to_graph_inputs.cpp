@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The part of AtomsToGraph that works every step; atoms_to_graph.cpp makes the plan.
+// The part of AtomsToGraph for each step; atoms_to_graph.cpp makes the plan.
 #include <ATen/Functions.h>
 
 #include <algorithm>
@@ -10,11 +10,10 @@
 #include "atoms_to_graph.h"
 #include "schema.h"
 
+namespace uip::lammps {
 namespace {
 
-namespace schema = uip::schema;
-
-constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/neighbors.py
+constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
 
 at::Tensor cell_of(const Box &box) {
   return at::tensor({box.xx, 0.0, 0.0, box.xy, box.yy, 0.0, box.xz, box.yz, box.zz}, at::kDouble).view({1, 3, 3});
@@ -32,7 +31,7 @@ std::string text_of(double value) {
   return text.data();
 }
 
-/// r_j - r_i + image. Each operation gives the negative when i and j change places and the image its sign.
+/// r_j - r_i + image. Exactly antisymmetric: exchanging i and j and the sign of the image changes the sign alone.
 std::array<double, 3> vector_of(const double *i, const double *j, const std::array<int, 3> &n, const Box &box) {
   return {(j[0] - i[0]) + (n[0] * box.xx + n[1] * box.xy + n[2] * box.xz),
           (j[1] - i[1]) + (n[1] * box.yy + n[2] * box.yz), (j[2] - i[2]) + n[2] * box.zz};
@@ -65,12 +64,12 @@ std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor &positio
   tensors[schema::edge_index] = on_device(at::stack({to_tensor(edge_centre_), to_tensor(edge_neighbor_)}));
   tensors[schema::edge_vec] = real_on_device(at::from_blob(edge_vec_.data(), {num_edges(), 3}, at::kDouble));
   if (wants(schema::reverse_edge)) {
-    tensors[schema::reverse_edge] = on_device(reverse_index(uip::Relation::edges, edge_number_, num_edges()));
+    tensors[schema::reverse_edge] = on_device(reverse_index(Relation::edges, edge_number_, num_edges()));
   }
   if (wants(schema::bond_index)) {
     const auto num_bonds = static_cast<int64_t>(bond_index_.size());
     tensors[schema::bond_index] = on_device(to_tensor(bond_index_));
-    tensors[schema::reverse_bond] = on_device(reverse_index(uip::Relation::bonds, bond_number_, num_bonds));
+    tensors[schema::reverse_bond] = on_device(reverse_index(Relation::bonds, bond_number_, num_bonds));
     tensors[schema::angle_index] = on_device(at::stack({to_tensor(first_bond_), to_tensor(second_bond_)}));
   }
   if (metadata_.soft) {
@@ -139,26 +138,26 @@ void AtomsToGraph::find_short_bonds() {
   }
 }
 
-/// Bonds are edges to soft nearest neighbours; the rank of an edge's reverse is known to the reverse's owner.
+/// Bonds are edges to soft nearest neighbours; the neighbour rank of an edge's reverse comes from its owner.
 /// Collective.
 void AtomsToGraph::find_soft_bonds() {
   const auto &soft = *metadata_.soft;
-  nearest_edges_ = uip::nearest_edges(edge_centre_, edge_distance_, num_owned(), soft);
-  auto ranks = uip::soft_ranks(edge_distance_, nearest_edges_, soft);
-  const auto reverse = reverse_index(uip::Relation::edges, edge_number_, num_edges());
+  nearest_edges_ = nearest_edges(edge_centre_, edge_distance_, num_owned(), soft);
+  auto ranks = soft_ranks(edge_distance_, nearest_edges_, soft);
+  const auto reverse = reverse_index(Relation::edges, edge_number_, num_edges());
   const auto rows = at::from_blob(ranks.data(), {num_edges(), 1}, at::kDouble);
-  const auto theirs = comm_.reverse_edges(rows, reverse, uip::Relation::edges);
+  const auto theirs = comm_.reverse_edges(rows, reverse, Relation::edges);
   const double *reverse_ranks = theirs.const_data_ptr<double>();
   for (size_t e = 0; e < candidates_.size(); ++e) {
     const auto edge = edge_number_[e];
-    if (edge >= 0 && uip::is_bond(ranks[edge], reverse_ranks[edge], edge_distance_[edge], soft)) add_bond(e);
+    if (edge >= 0 && is_bond(ranks[edge], reverse_ranks[edge], edge_distance_[edge], soft)) add_bond(e);
   }
 }
 
-uip::PaddedRows AtomsToGraph::bond_slots() const {
+PaddedRows AtomsToGraph::bond_slots() const {
   std::vector<int64_t> centres;
   for (const int64_t edge : bond_index_) centres.push_back(edge_centre_[edge]);
-  return uip::numbers_by_centre(centres, num_owned());
+  return numbers_by_centre(centres, num_owned());
 }
 
 /// Ordered pairs of different bonds of one centre; bonds are sorted by centre.
@@ -179,9 +178,9 @@ void AtomsToGraph::find_angles() {
   }
 }
 
-/// For each edge (or bond) the row of its opposite direction: its number here or, for one held elsewhere, `count` +
-/// its place among the rows that `MpiComm::reverse_edges` receives. `numbers` of the candidates, -1 = not in the list.
-at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector<int64_t> &numbers, int64_t count) {
+/// For each edge (or bond) the row of its opposite direction: its number on this rank or, on another rank, `count` +
+/// its place among the rows that `MpiComm::reverse_edges` receives. `numbers`: of the candidates, -1: not in the list.
+at::Tensor AtomsToGraph::reverse_index(Relation relation, const std::vector<int64_t> &numbers, int64_t count) {
   std::vector<int64_t> reverse(count), rows;
   Route route{std::vector<int>(comm_.num_ranks(), 0), std::vector<int>(comm_.num_ranks(), 0)};
   for (size_t e = 0; e < candidates_.size(); ++e) {
@@ -202,7 +201,7 @@ at::Tensor AtomsToGraph::reverse_index(uip::Relation relation, const std::vector
   return to_tensor(reverse);
 }
 
-at::Tensor AtomsToGraph::rows_to_tensor(const uip::PaddedRows &rows) {
+at::Tensor AtomsToGraph::rows_to_tensor(const PaddedRows &rows) {
   return to_tensor(rows.items).view({rows.num_rows, rows.width});
 }
 
@@ -215,3 +214,5 @@ at::Tensor AtomsToGraph::real_on_device(const at::Tensor &host) const {
   const auto real = metadata_.dtype == "float32" ? at::kFloat : at::kDouble;
   return on_device(host.to(real, /*non_blocking=*/false, /*copy=*/true));
 }
+
+}  // namespace uip::lammps

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// Rows are counted in MPI's int, bytes in 64 bits: a message may hold more than 2^31 bytes, but not more rows.
+// Rows are counted in MPI's int, bytes in 64 bits: a message may have more than 2^31 bytes, but not more rows.
 #pragma once
 
 #include <climits>
@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+namespace uip::lammps {
 
 /// `number` as MPI and LAMMPS count. Throws std::runtime_error if there are too many of `what`.
 inline int as_count(int64_t number, const std::string &what) {
@@ -33,3 +35,5 @@ inline std::vector<int> int_offsets(const std::vector<int> &counts) {
   const auto wide = offsets(counts);
   return {wide.begin(), wide.end()};
 }
+
+}  // namespace uip::lammps

@@ -10,13 +10,14 @@
 
 #include "counts.h"
 
+namespace uip::lammps {
 namespace {
 
-constexpr int TAG = 0;  // messages between two ranks of one communicator never overtake each other
+constexpr int TAG = 0;  // messages between two ranks of one communicator keep their order
 
-constexpr int64_t gathered_bytes = int64_t{1} << 30;  // more than this on each rank: keys go around the ring
+constexpr int64_t gathered_bytes = int64_t{1} << 30;  // above it, on each rank, keys are passed around the ring
 
-/// One row as an MPI type: counts are rows, so that messages may exceed 2^31 bytes.
+/// One row as an MPI type: counts are rows, messages may exceed 2^31 bytes.
 class RowType {
  public:
   explicit RowType(const at::Tensor &x) : bytes_(x.element_size()) {
@@ -113,7 +114,7 @@ std::string MpiComm::first_text(const std::string &mine) const {
   int first = 0;
   MPI_Allreduce(&candidate, &first, 1, MPI_INT, MPI_MIN, comm_);
   if (first == num_ranks_) return "";
-  int length = as_count(static_cast<int64_t>(mine.size()), "letters in a message");
+  int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
   MPI_Bcast(&length, 1, MPI_INT, first, comm_);
   std::string text = mine;
   text.resize(length);
@@ -132,7 +133,7 @@ void MpiComm::set_rows(int64_t num_owned, const at::Tensor &wanted, const std::v
   ghosts_ = {exchange(wanted, asking), asking.reversed()};
 }
 
-void MpiComm::set_relation(uip::Relation relation, at::Tensor rows, Route route) {
+void MpiComm::set_relation(Relation relation, at::Tensor rows, Route route) {
   relations_.at(static_cast<size_t>(relation)) = {std::move(rows), std::move(route)};
 }
 
@@ -152,7 +153,7 @@ at::Tensor MpiComm::ghost_reduce(const at::Tensor &x, int64_t num_owned) {
   return x.narrow(0, 0, num_owned_).clone().index_add_(0, ghosts_.rows.to(x.device()), received);
 }
 
-at::Tensor MpiComm::reverse_edges(const at::Tensor &x, const at::Tensor &reverse, uip::Relation relation) {
+at::Tensor MpiComm::reverse_edges(const at::Tensor &x, const at::Tensor &reverse, Relation relation) {
   const auto &[rows, route] = relations_.at(static_cast<size_t>(relation));
   check_rows("reverse_edges", x.size(0), reverse.size(0));
   auto received = exchange(x.index_select(0, rows.to(x.device())), route);
@@ -176,7 +177,7 @@ at::Tensor MpiComm::all_gather(const at::Tensor &x, int64_t num_total) {
 at::Tensor MpiComm::reduce_scatter(const at::Tensor &x, int64_t num_owned) {
   check_rows("reduce_scatter", num_owned, num_owned_);
   check_rows("reduce_scatter", x.size(0), total(owned_counts_));
-  // each rank gets its rows from all ranks and adds them in rank order: the same sum on every run
+  // each rank receives its rows from all ranks and adds them in rank order: the same sum on every run
   const Route route{owned_counts_, std::vector<int>(num_ranks_, owned_counts_[rank_])};
   auto shape = x.sizes().vec();
   shape[0] = num_owned_;
@@ -185,7 +186,7 @@ at::Tensor MpiComm::reduce_scatter(const at::Tensor &x, int64_t num_owned) {
 }
 
 at::Tensor MpiComm::rank_layout(const at::Tensor &x) {
-  // gathered at the same time: keys, values and the gradients of both
+  // present at the same time: keys, values and their gradients
   const int64_t bytes = 4 * total(owned_counts_) * x.size(1) * static_cast<int64_t>(x.element_size());
   const bool ring = attention_ == Attention::ring || (attention_ == Attention::automatic && bytes > gathered_bytes);
   auto layout = at::empty({2 + num_ranks_}, at::kLong);
@@ -209,11 +210,13 @@ void MpiComm::count_sent(int64_t bytes, int64_t messages) {
 }
 
 /// Only what programs exchange is dropped, not what the graph is made of.
-bool MpiComm::is_dropped(const char *what) const { return dropped_ == what && uip::current_comm() == this; }
+bool MpiComm::is_dropped(const char *what) const { return dropped_ == what && current_comm() == this; }
 
 void MpiComm::check_rows(const char *op, int64_t got, int64_t wanted) const {
   if (got == wanted) return;
   throw std::runtime_error(std::string(op) + " on rank " + std::to_string(rank_) + " must have " +
                            std::to_string(wanted) + " rows, got " + std::to_string(got) +
-                           "; the model file and the plugin disagree on who owns what, export the model again");
+                           "; the model file and the plugin disagree on the rows of each rank; export the model again");
 }
+
+}  // namespace uip::lammps

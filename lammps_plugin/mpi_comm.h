@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// `uip::Comm` over MPI: rows travel straight from the rank that owns them to the ranks that use them, each
-// row once, whatever LAMMPS' own pattern (brick or tiled) and however many images of an atom there are.
-// The only file that knows MPI. Every function marked "collective" is called by all ranks, or none.
+// `uip::Comm` over MPI: rows are sent directly from the rank that owns them to the ranks that use them, each row
+// once, for any pattern of LAMMPS (brick or tiled) and any number of images of an atom. All messages of the plugin
+// are here. Functions marked "collective" are called by all ranks, or none.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,16 +14,18 @@
 
 #include "comm.h"
 
-/// How many rows go to, and come from, each rank. Rows are ordered by rank, on both sides.
+namespace uip::lammps {
+
+/// Number of rows sent to, and received from, each rank. Rows are ordered by rank, on both sides.
 struct Route {
   std::vector<int> send, receive;
 
   Route reversed() const { return {receive, send}; }
 };
 
-class MpiComm final : public uip::Comm {
+class MpiComm final : public Comm {
  public:
-  /// Duplicates `world`, so that no message meets one of LAMMPS. Collective, and so is the destructor.
+  /// Duplicates `world`, which separates its messages from those of LAMMPS. Collective, and so is the destructor.
   explicit MpiComm(MPI_Comm world);
   ~MpiComm() override;
   MpiComm(const MpiComm &) = delete;
@@ -39,35 +41,35 @@ class MpiComm final : public uip::Comm {
 
   /// The route of rows of which `send[p]` go to rank p. Collective.
   Route route(const std::vector<int> &send) const;
-  /// Rows of any type and device along a route; the result holds what the other ranks sent. Collective.
+  /// Rows of any type and device along a route; the result: rows that the other ranks sent. Collective.
   at::Tensor exchange(const at::Tensor &rows, const Route &route);
   /// The text of the first rank that has one, on all ranks; "" if none has. Collective.
   std::string first_text(const std::string &mine) const;
   /// The text of rank 0, on all ranks. Collective.
   std::string text_of_rank_0(const std::string &mine) const;
 
-  /// From now on this rank owns `num_owned` rows, and its ghosts are the rows `wanted` (int64, numbered by their
+  /// This rank owns `num_owned` rows, and its ghosts are the rows `wanted` (int64, numbered by their
   /// owners), of which `counts[p]` belong to rank p. Collective.
   void set_rows(int64_t num_owned, const at::Tensor &wanted, const std::vector<int> &counts);
-  /// From now on `reverse_edges` sends the rows `rows` of its argument along `route`; what arrives is numbered from
-  /// the number of its own rows on in the argument `reverse`. Local.
-  void set_relation(uip::Relation relation, at::Tensor rows, Route route);
+  /// `reverse_edges` sends the rows `rows` of its argument along `route`; received rows are numbered after its own
+  /// rows in the argument `reverse`. Local.
+  void set_relation(Relation relation, at::Tensor rows, Route route);
 
   at::Tensor ghost_gather(const at::Tensor &x, int64_t num_rows) override;
   at::Tensor ghost_reduce(const at::Tensor &x, int64_t num_owned) override;
-  at::Tensor reverse_edges(const at::Tensor &x, const at::Tensor &reverse, uip::Relation relation) override;
+  at::Tensor reverse_edges(const at::Tensor &x, const at::Tensor &reverse, Relation relation) override;
   at::Tensor all_gather(const at::Tensor &x, int64_t num_total) override;
   at::Tensor reduce_scatter(const at::Tensor &x, int64_t num_owned) override;
   at::Tensor rank_layout(const at::Tensor &x) override;
   at::Tensor ring_shift(const at::Tensor &x, int64_t num_rows) override;
 
   /// How attention over the atoms of all ranks gets their keys and values: all at once, one rank's after the other, or
-  /// whichever a memory estimate asks for.
+  /// as an estimate of the memory decides.
   enum class Attention { automatic, gather, ring };
   void set_attention(Attention way) { attention_ = way; }
 
  private:
-  /// Rows to be sent and where to.
+  /// Rows to be sent, and their route.
   struct Sending {
     at::Tensor rows = {};
     Route route = {};
@@ -89,3 +91,5 @@ class MpiComm final : public uip::Comm {
   Attention attention_ = Attention::automatic;
   std::string dropped_;  // UIP_DEBUG_DROP, which tests use to see what a lost exchange does
 };
+
+}  // namespace uip::lammps

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// pair_coeff, and what is checked before a run; pair_uip_settings.cpp reads pair_style, pair_uip_compute.cpp works
-// every step.
+// pair_coeff, and the checks before a run; pair_uip_settings.cpp reads pair_style, pair_uip_compute.cpp has each step.
 #include "pair_uip.h"
 
 #include <ATen/Parallel.h>
@@ -21,40 +20,41 @@
 
 #include "schema.h"
 
-namespace LAMMPS_NS {
+namespace uip::lammps {
 namespace {
 
-namespace schema = uip::schema;
+using LAMMPS_NS::NeighList;
+namespace utils = LAMMPS_NS::utils;
 
-constexpr double MASS_TOLERANCE = 0.2;  // g/mol: tells neighbours in the periodic table apart, allows 28 for Si
+constexpr double MASS_TOLERANCE = 0.2;  // g/mol: less than between neighbours in the periodic table; accepts 28 for Si
 
 bool has(const std::vector<std::string> &names, const char *name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-std::string join(const std::vector<std::string> &words) {
+std::string join(const std::vector<std::string> &items) {
   std::string text;
-  for (const auto &word : words) text += (text.empty() ? "" : " ") + word;
+  for (const auto &item : items) text += (text.empty() ? "" : " ") + item;
   return text;
 }
 
-std::string known_elements(const uip::Metadata &metadata) {
+std::string known_elements(const Metadata &metadata) {
   std::vector<std::string> symbols;
-  for (const auto number : metadata.elements) symbols.push_back(uip::element_symbol(number));
+  for (const auto number : metadata.elements) symbols.push_back(element_symbol(number));
   return join(symbols);
 }
 
 }  // namespace
 
-PairUIP::PairUIP(LAMMPS *lmp) : Pair(lmp), ranks_(world) {
+PairUIP::PairUIP(LAMMPS_NS::LAMMPS *lmp) : Pair(lmp), ranks_(world) {
   restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
   single_enable = 0;
   respa_enable = 0;
   no_virial_fdotr_compute = 1;  // the virial is a sum over edges
-  centroidstressflag = CENTROID_AVAIL;
-  comm_forward = Origin::size;  // set here, because `pair_style hybrid` reads it when it is created
+  centroidstressflag = LAMMPS_NS::CENTROID_AVAIL;
+  comm_forward = Origin::size;  // set here: `pair_style hybrid` reads it when it is created
   nextra = NUM_EXTRA;
   pvector = new double[NUM_EXTRA]();
 }
@@ -90,7 +90,7 @@ void PairUIP::coeff(int narg, char **arg) {
   load(arg[2], {arg + 3, arg + narg});
 }
 
-/// Reads the model file on all ranks, or stops all of them.
+/// Reads the model file on all ranks, or ends the run on all.
 void PairUIP::load(const std::string &path, const std::vector<std::string> &elements) {
   const auto problem = read_model(path);
   if (!problem.empty()) error->all(FLERR, "pair_coeff: " + problem);
@@ -105,14 +105,14 @@ void PairUIP::load(const std::string &path, const std::vector<std::string> &elem
   if (comm->me == 0) announce();
 }
 
-/// Reads the file; returns what hindered the first rank that could not, "" if all could. Collective.
+/// Reads the file; returns the error of the first rank that has one, "" if none has. Collective.
 std::string PairUIP::read_model(const std::string &path) {
   graph_.reset();  // it refers to the model
   model_.reset();
   const int gpu = choose_gpu();
   std::string problem;
   try {
-    model_ = uip::Model::load(path, gpu);
+    model_ = Model::load(path, gpu);
   } catch (const std::exception &cause) {
     problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
   }
@@ -133,7 +133,7 @@ void PairUIP::check_model() const {
   const auto &metadata = model_->metadata();
   if (device_ != "auto" && device_ != metadata.device) {
     error->all(FLERR,
-               "pair_style uip: 'device {}' was asked for, but the model file was exported for {}; export it "
+               "pair_style uip: 'device {}' was requested, but the model file was exported for {}; export it "
                "again with 'uip export ... --device {}'",
                device_, metadata.device, device_);
   }
@@ -165,7 +165,7 @@ void PairUIP::set_elements(const std::vector<std::string> &elements) {
   for (size_t k = 0; k < elements.size(); ++k) {
     int64_t number = 0;
     try {
-      if (elements[k] != "NULL") number = uip::atomic_number(elements[k]);
+      if (elements[k] != "NULL") number = atomic_number(elements[k]);
     } catch (const std::exception &cause) {
       error->all(FLERR, "pair_coeff: LAMMPS type {}: {}", k + 1, std::string(cause.what()));
     }
@@ -185,7 +185,7 @@ void PairUIP::set_elements(const std::vector<std::string> &elements) {
 
 void PairUIP::announce() const {
   const auto &m = model_->metadata();
-  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.arithmetic, m.device,
+  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.precision, m.device,
                  m.cutoff, join(elements_));
   if (has(m.inputs, schema::charge)) {
     utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", charge_and_spin_.charge, charge_and_spin_.spin);
@@ -211,9 +211,9 @@ void PairUIP::init_style() {
   check_masses();
   check_special_bonds();
   at::set_num_threads(comm->nthreads);
-  // `pair_style hybrid` sizes the buffers of all its styles by its own number
+  // `pair_style hybrid` sizes the buffers of all its styles by its own value
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
-  neighbor->add_request(this, NeighConst::REQ_FULL);
+  neighbor->add_request(this, LAMMPS_NS::NeighConst::REQ_FULL);
 }
 
 void PairUIP::init_list(int id, NeighList *list) {
@@ -255,7 +255,7 @@ void PairUIP::check_masses() const {
   for (int type = 1; type <= atom->ntypes; ++type) {
     const auto number = number_of_type_[type];
     if (number == 0 || !atom->mass_setflag[type]) continue;
-    const double expected = uip::standard_mass(number);
+    const double expected = standard_mass(number);
     if (std::fabs(atom->mass[type] - expected) <= MASS_TOLERANCE) continue;
     error->warning(FLERR,
                    "LAMMPS type {} is {} with a mass of {} g/mol, where {} is usual; check the order of names in "
@@ -264,13 +264,13 @@ void PairUIP::check_masses() const {
   }
 }
 
-/// A model needs all neighbours; LAMMPS leaves bonded ones out of the list if their weights are zero.
+/// LAMMPS omits bonded neighbours from the list if their weights are zero; a model needs all neighbours.
 void PairUIP::check_special_bonds() const {
-  if (atom->molecular == Atom::ATOMIC) return;
+  if (atom->molecular == LAMMPS_NS::Atom::ATOMIC) return;
   for (int k = 1; k < 4; ++k) {
     if (force->special_lj[k] != 0.0 || force->special_coul[k] != 0.0) continue;
     error->all(FLERR,
-               "pair_style uip needs bonded neighbours too, but special_bonds is 0 for 1-{} pairs; use "
+               "pair_style uip needs all neighbours, but special_bonds is 0 for 1-{} pairs; use "
                "'special_bonds lj/coul 1 1 1' (or 1e-50 in place of 0 if another style needs it)",
                k + 1);
   }
@@ -289,4 +289,4 @@ double PairUIP::memory_usage() {
   return Pair::memory_usage() + static_cast<double>(origins_.size() * sizeof(Origin) + magmoms_.size() * 8);
 }
 
-}  // namespace LAMMPS_NS
+}  // namespace uip::lammps

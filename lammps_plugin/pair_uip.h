@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY] [attention auto|gather|ring]
-// pair_coeff * * FILE ELEMENT-OR-NULL...        one word per LAMMPS type
+// pair_coeff * * FILE ELEMENT-OR-NULL...        one element per LAMMPS type
 //
-// Runs a file written by `uip export` in LAMMPS. This class holds LAMMPS' verbs; atoms become tensors in
-// atoms_to_graph, messages travel in mpi_comm, programs are read and run by libuip.
+// Runs a file written by `uip export` in LAMMPS. This class implements LAMMPS' functions of a pair style; atoms become
+// tensors in atoms_to_graph, messages are in mpi_comm, libuip reads and runs programs.
 #pragma once
 
 #include <lammps/pair.h>
@@ -18,21 +18,21 @@
 #include "model.h"
 #include "mpi_comm.h"
 
-namespace LAMMPS_NS {
+namespace uip::lammps {
 
-class PairUIP final : public Pair {
+class PairUIP final : public LAMMPS_NS::Pair {
  public:
-  explicit PairUIP(LAMMPS *lmp);
+  explicit PairUIP(LAMMPS_NS::LAMMPS *lmp);
   ~PairUIP() override;
 
   void settings(int narg, char **arg) override;
   void coeff(int narg, char **arg) override;
   void init_style() override;
-  void init_list(int id, NeighList *list) override;
+  void init_list(int id, LAMMPS_NS::NeighList *list) override;
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
 
-  /// "magmoms": mu_B per atom, 0 for atoms that the model does not see.
+  /// "magmoms": mu_B per atom, 0 for atoms that are not in the graph.
   void *extract_peratom(const char *name, int &num_columns) override;
   int pack_forward_comm(int n, int *list, double *buffer, int pbc_flag, int *pbc) override;
   void unpack_forward_comm(int n, int first, double *buffer) override;
@@ -44,14 +44,14 @@ class PairUIP final : public Pair {
   void read_restart_settings(FILE *file) override;
 
  private:
-  /// What `compute pair` shows of the last step, summed over ranks.
+  /// The values of `compute pair`, of the last step; summed over ranks.
   enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, MESSAGES_SENT, NUM_EXTRA };
   using Tensors = std::map<std::string, at::Tensor>;
 
-  void set(const std::vector<std::string> &words);
-  std::string words() const;
+  void apply_settings(const std::vector<std::string> &arguments);
+  std::string settings_text() const;
   void check_settings() const;
-  int whole_number(const std::string &word, const std::string &value) const;
+  int whole_number(const std::string &keyword, const std::string &value) const;
   void allocate();
   void load(const std::string &path, const std::vector<std::string> &elements);
   std::string read_model(const std::string &path);
@@ -76,26 +76,26 @@ class PairUIP final : public Pair {
   void mark_virial_unknown();
   void keep_magmoms(const at::Tensor &magmoms);
 
-  /// Does the work; an exception on this rank stops all ranks.
+  /// Calls `work`; an exception on this rank aborts the run (error->one).
   template <typename Work>
-  auto alone(Work work);
-  /// Does the work on all ranks, without messages; if it fails on any, all stop in good order. Collective.
+  auto abort_on_error(Work work);
+  /// Calls `work`, which sends no messages; an exception on any rank ends the run on all (error->all). Collective.
   template <typename Work>
-  void together(Work work);
+  void agree_on_errors(Work work);
   std::string report(const std::exception &cause) const;
 
   MpiComm ranks_;
-  std::unique_ptr<uip::Model> model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
   std::string device_ = "auto", attention_ = "auto";
   ChargeAndSpin charge_and_spin_;
   std::string path_, restart_problem_;
-  std::vector<std::string> elements_;    // words of pair_coeff
+  std::vector<std::string> elements_;    // of pair_coeff, by type
   std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL
   bool plan_is_ready_ = false;
-  double energy_unit_ = 1.0;     // eV in LAMMPS' unit
+  double energy_unit_ = 1.0;     // 1 eV in LAMMPS' unit
   std::vector<Origin> origins_;  // of all atoms, while a plan is made
   std::vector<double> magmoms_;
 };
 
-}  // namespace LAMMPS_NS
+}  // namespace uip::lammps

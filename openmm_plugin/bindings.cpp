@@ -1,11 +1,12 @@
 // Plain C for uip/openmm/plugin.py: OpenMM's Python objects are passed by address. Functions return -1 after an
-// error, and `uip_openmm_error` says which.
+// error; `uip_openmm_error` returns its message.
 #include <openmm/Context.h>
 #include <openmm/System.h>
 
 #include <algorithm>
 #include <stdexcept>
 
+#include "export.h"
 #include "uip_force.h"
 
 using uip::openmm::UipForce;
@@ -49,13 +50,15 @@ std::vector<double> quantity(OpenMM::Context &context, int index, const std::str
 
 extern "C" {
 
-const char *uip_openmm_error() { return last_error.c_str(); }
+UIP_EXPORT const char *uip_openmm_error() { return last_error.c_str(); }
 
 /// 1 if a force is a UipForce, else 0.
-long uip_openmm_is_uip(const OpenMM::Force *force) { return dynamic_cast<const UipForce *>(force) != nullptr; }
+UIP_EXPORT long uip_openmm_is_uip(const OpenMM::Force *force) {
+  return dynamic_cast<const UipForce *>(force) != nullptr;
+}
 
 /// Copies up to `capacity` numbers to `values` and returns how many there are; eV, mu_B, seconds.
-long uip_openmm_read(OpenMM::Context *context, int index, const char *name, double *values, long capacity) {
+UIP_EXPORT long uip_openmm_read(OpenMM::Context *context, int index, const char *name, double *values, long capacity) {
   return guarded([&] {
     const std::vector<double> found = quantity(*context, index, name);
     std::copy_n(found.begin(), std::min<size_t>(found.size(), capacity), values);
@@ -64,9 +67,9 @@ long uip_openmm_read(OpenMM::Context *context, int index, const char *name, doub
 }
 
 /// Changes the total charge and spin of a force, in the System and in the Context.
-long uip_openmm_set_charge_and_spin(OpenMM::Context *context, int index, int charge, int spin) {
+UIP_EXPORT long uip_openmm_set_charge_and_spin(OpenMM::Context *context, int index, int charge, int spin) {
   return guarded([&] {
-    // a Context hands out its System as const, though it is the user's own, who may change it
+    // a Context returns its System as const, but the System belongs to the user, who may change it
     auto &force = const_cast<UipForce &>(force_of(*context, index));
     force.set_charge_and_spin(charge, spin);
     force.updateParametersInContext(*context);

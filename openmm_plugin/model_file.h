@@ -1,15 +1,16 @@
-// The bytes of a model file, as an OpenMM Force carries them: read once, told apart by their sha256, written into
-// XML as they are. Nothing of the program runs before `load`.
+// The bytes of a model file, as an OpenMM Force stores them: read once, identified by their sha256, written to XML
+// unchanged. No code of the program runs before `load`.
 #pragma once
 
 #include <memory>
 #include <string>
 
+#include "export.h"
 #include "model.h"
 
 namespace uip::openmm {
 
-class ModelFile {
+class UIP_EXPORT ModelFile {
  public:
   /// Reads a file. Throws std::runtime_error: no such file, damaged, of another kind, of a newer schema, or not the
   /// one with the hash `sha256` (empty = any).

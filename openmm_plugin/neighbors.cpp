@@ -20,7 +20,7 @@ std::string text_of(double value) {
 
 double length(const Vector &v) { return std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]); }
 
-/// r_j - r_i + shift @ cell; opposite directions differ in sign alone, to the last bit.
+/// r_j - r_i + shift @ cell; exactly antisymmetric.
 Vector vector_of(const Vector &i, const Vector &j, const std::array<int32_t, 3> &shift, const Cell &cell) {
   Vector d;
   for (int k = 0; k < 3; ++k) {
@@ -43,7 +43,7 @@ void check_finite(const std::vector<Vector> &positions) {
   }
 }
 
-/// vesin's list, freed when it goes.
+/// vesin's list, which the destructor frees.
 class HalfList {
  public:
   HalfList(const std::vector<Vector> &positions, const std::optional<Cell> &cell, double cutoff) {
@@ -169,7 +169,7 @@ std::vector<bool> NeighborList::short_edges(const std::vector<double> &distances
   return are_short;
 }
 
-/// Which edges are bonds; fills in the rows that go with them.
+/// Which edges are bonds; fills in their rows.
 std::vector<bool> NeighborList::soft_bonds(const std::vector<double> &distances, int64_t num_atoms) {
   const auto centres = std::span<const int64_t>(graph_.edge_index).first(distances.size());
   graph_.nearest_edges = nearest_edges(centres, distances, num_atoms, *soft_);

@@ -1,7 +1,7 @@
-// Neighbour lists as in uip/neighbors.py: each pair is found once, by vesin in float64, and written in both
-// directions, so that the reverse of an edge is known by construction. Any box, also smaller than the cutoff;
-// atoms may lie outside of it. Which edges are bonds: by distance, or by uip/csrc/soft_nearest.h. Lengths in A; knows
-// neither OpenMM nor torch's programs.
+// Neighbour lists as in uip/graph/neighbors.py: each pair is found once, by vesin in float64, and written in both
+// directions, so the reverse of each edge is known. Any box, also smaller than the cutoff;
+// atoms may lie outside of it. Which edges are bonds: by distance, or by uip/csrc/soft_nearest.h. Lengths in A;
+// contains nothing of OpenMM or of programs.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@ namespace uip::openmm {
 using Vector = std::array<double, 3>;
 using Cell = std::array<Vector, 3>;  // rows a, b, c
 
-constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/neighbors.py
+constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
 
 /// The index arrays of schema.h, row by row.
 struct Graph {

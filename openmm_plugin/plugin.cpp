@@ -1,10 +1,11 @@
-// OpenMM calls `registerKernelFactories` when it loads this library as a plugin. UipForce brings no kernels; what it
-// brings is its serialisation, whose classes have changed between versions of OpenMM without notice to the linker.
+// OpenMM calls `registerKernelFactories` when it loads this library as a plugin. UipForce has no kernels; it
+// registers its serialisation, whose classes differ between versions of OpenMM without an error of the linker.
 #include <openmm/OpenMMException.h>
 #include <openmm/Platform.h>
 
 #include <string>
 
+#include "export.h"
 #include "serialization.h"
 #include "uip_force.h"
 
@@ -25,13 +26,13 @@ void check_version(const std::string &running) {
 }  // namespace
 }  // namespace uip::openmm
 
-extern "C" void registerPlatforms() {}
+extern "C" UIP_EXPORT void registerPlatforms() {}
 
-extern "C" void registerKernelFactories() {
+extern "C" UIP_EXPORT void registerKernelFactories() {
   static bool registered = false;
   if (registered) return;
   uip::openmm::check_version(OpenMM::Platform::getOpenMMVersion());
-  // lives as long as the process, as OpenMM's registry does
+  // static: OpenMM's registry exists until the process ends
   static const uip::openmm::UipForceProxy proxy;
   OpenMM::SerializationProxy::registerProxy(typeid(uip::openmm::UipForce), &proxy);
   registered = true;

@@ -25,7 +25,7 @@ void write_model(const UipForce &force, SerializationNode &node) {
   }
 }
 
-/// Content in the XML, or a file; without "sha256" (a Force made by hand) there is nothing to compare.
+/// Content in the XML, or a file; without "sha256" (XML written by hand) it is not compared.
 std::shared_ptr<const ModelFile> read_model(const SerializationNode &node) {
   const std::string sha256 = node.getStringProperty("sha256", "");
   if (!node.hasProperty("content")) return ModelFile::read(node.getStringProperty("path"), sha256);
@@ -94,7 +94,7 @@ void UipForceProxy::serialize(const void *object, SerializationNode &node) const
 
 void *UipForceProxy::deserialize(const SerializationNode &node) const {
   try {
-    // OpenMM takes the address for that of a Force
+    // OpenMM casts the address to Force
     return static_cast<OpenMM::Force *>(read_force(node));
   } catch (const std::exception &error) {
     throw OpenMMException(std::string("cannot read a UipForce: ") + error.what());

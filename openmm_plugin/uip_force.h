@@ -15,33 +15,33 @@
 
 namespace uip::openmm {
 
-/// What the user chooses, beside the model.
+/// Settings beside the model.
 struct Settings {
-  std::vector<int> atomic_numbers;  // of each atom that the model sees; 1 = H
+  std::vector<int> atomic_numbers;  // of each atom of the model; 1 = H
   std::vector<int> particles;       // their places in the System; empty = all particles, in order
   bool periodic = false;            // whether neighbours are sought across the periodic box
   int charge = 0;                   // total charge, e
   int spin = 1;                     // multiplicity 2S + 1
   double skin = 0.05;               // nm; neighbours are sought again when atoms may have moved by half of it
-  std::string path;                 // where the model was read; empty = from XML that holds it
-  bool embed = true;                // whether XML shall hold the model, or name the path
+  std::string path;                 // of the model file; empty: read from XML
+  bool embed = true;                // true: XML contains the model; false: its path
 };
 
-/// What the model says of the current state; eV and mu_B.
+/// Results for the current state; eV and mu_B.
 struct Results {
   double energy = 0.0;
   std::vector<double> node_energy;  // of each atom
   std::vector<double> magmoms;      // of each atom; empty if the model has none
-  std::vector<double> virial;       // 9: minus the strain derivative of the energy; empty if forces are no gradient
+  std::vector<double> virial;       // 9: minus the strain derivative of the energy; empty for direct forces
 };
 
-/// Where the time of a Context goes.
+/// Times and numbers of calls of a Context.
 struct Counters {
   long num_evaluations = 0, num_searches = 0;
   double neighbor_seconds = 0.0, program_seconds = 0.0, total_seconds = 0.0;
 };
 
-class UipForce final : public OpenMM::Force {
+class UIP_EXPORT UipForce final : public OpenMM::Force {
  public:
   /// Throws OpenMM::OpenMMException for settings that contradict each other or the model.
   UipForce(std::shared_ptr<const ModelFile> model, Settings settings);
@@ -52,11 +52,11 @@ class UipForce final : public OpenMM::Force {
   /// The place of an atom in the System.
   int particle(int atom) const { return settings_.particles.empty() ? atom : settings_.particles[atom]; }
 
-  /// New total charge and spin; a Context takes notice with `updateParametersInContext`.
+  /// New total charge and spin; `updateParametersInContext` applies them to a Context.
   void set_charge_and_spin(int charge, int spin);
   void updateParametersInContext(OpenMM::Context &context);
 
-  /// Evaluates the model for the present state of the Context, unless it was the last thing evaluated.
+  /// Evaluates the model for the current state of the Context, unless that state was evaluated last.
   const Results &results(OpenMM::Context &context) const;
   const Counters &counters(OpenMM::Context &context) const;
 

@@ -76,14 +76,14 @@ int device_index(OpenMM::ContextImpl &context) {
 
 Vector in_angstrom(const Vec3 &r) { return {r[0] * NM_TO_A, r[1] * NM_TO_A, r[2] * NM_TO_A}; }
 
-/// A model that is not invariant under rotations has an antisymmetric part too, which no strain sees.
+/// The antisymmetric part, of models that are not invariant under rotations, does not couple to strain.
 void symmetrise(std::vector<double> &matrix) {
   for (int k = 0; k < 3; ++k) {
     for (int m = 0; m < k; ++m) matrix[3 * k + m] = matrix[3 * m + k] = 0.5 * (matrix[3 * k + m] + matrix[3 * m + k]);
   }
 }
 
-/// OpenMM passes on exceptions of its own kind alone from threads of its own.
+/// OpenMM forwards only exceptions of its own class from its threads.
 template <typename Work>
 auto as_openmm_exception(const Work &work) {
   try {

@@ -1,7 +1,7 @@
-// What a Context runs of a UipForce. OpenMM's CustomCPPForceImpl brings positions to the host and forces back, on
-// any platform; here they become a graph, the program is run, and edge gradients become forces:
+// The implementation of a UipForce in a Context. OpenMM's CustomCPPForceImpl copies positions to the host and forces
+// back, on any platform; here they become a graph, the program runs, and edge gradients become forces:
 //     F_i += g_e,  F_j -= g_e,  virial -= edge_vec_e (x) g_e       g_e = dE / d edge_vec_e, e = (i -> j)
-// and where a model says position_grad and strain_grad too, F_i -= position_grad_i and virial -= strain_grad_i.
+// and for models with position_grad and strain_grad, F_i -= position_grad_i and virial -= strain_grad_i.
 #pragma once
 
 #include <openmm/internal/CustomCPPForceImpl.h>
@@ -56,7 +56,7 @@ class UipForceImpl final : public OpenMM::CustomCPPForceImpl {
   int charge_ = 0, spin_ = 1;
   std::vector<int64_t> atomic_numbers_;
 
-  std::optional<State> evaluated_;  // what results_ and forces_ belong to
+  std::optional<State> evaluated_;  // state of results_ and forces_
   Results results_;
   std::vector<Vector> forces_;  // eV/A, of the model's atoms
   Counters counters_;

@@ -1,4 +1,4 @@
-// libuip without Python: `libuip MODEL_FILE`. Ends with 0 if all holds, says what does not otherwise.
+// libuip without Python: `libuip MODEL_FILE`. Exit code 0 if all checks pass; otherwise prints the first that fails.
 #include <torch/torch.h>
 
 #include <cstdlib>
@@ -36,7 +36,7 @@ at::Tensor reverse(const at::Tensor &x, const at::Tensor &reverse, int64_t relat
   return op.typed<at::Tensor(const at::Tensor &, const at::Tensor &, int64_t)>().call(x, reverse, relation);
 }
 
-// Multiplies by a number of its own for each function, and writes down how it was called.
+// Multiplies by a different number in each function, and records the calls.
 class RecordingComm final : public uip::Comm {
  public:
   at::Tensor ghost_gather(const at::Tensor &x, int64_t num_rows) override { return answer("gather", 2, x, num_rows); }

@@ -6,6 +6,8 @@
 
 namespace {
 
+using namespace uip::lammps;
+
 constexpr int64_t TOO_MANY = int64_t{1} << 33;
 constexpr int BILLION = 1 << 30;
 
@@ -36,9 +38,9 @@ int main() {
   check(as_count(INT_MAX, "rows") == INT_MAX, "2^31 - 1 is a count");
   check(message_of([] { as_count(TOO_MANY, "pairs"); }) ==
             "there must be fewer than 2^31 pairs, got 8589934592; use more ranks or a smaller system",
-        "too many pairs are refused in words");
+        "too many pairs are refused");
   check(message_of([] { as_count(-1, "pairs"); }) != "no message", "a number that has overflown is refused");
   check(message_of([&] { int_offsets(counts); }).find("rows on all ranks, got 3221225479") != std::string::npos,
-        "too many rows on all ranks are refused in words");
+        "too many rows on all ranks are refused");
   std::cout << "all holds\n";
 }

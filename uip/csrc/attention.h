@@ -1,7 +1,7 @@
 // Attention of queries to one block of keys, with log-sum-exp, so that blocks can be merged and gradients taken
-// block by block: nothing of size queries x keys outlives a tile.
+// block by block: arrays of size queries x keys exist for one tile at a time.
 //
-// Letters: Q queries, M keys, h heads, H = h d channels.
+// Symbols: Q queries, M keys, h heads, H = h d channels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,13 +14,13 @@
 
 namespace uip {
 
-/// Keys of some atoms, which may live elsewhere.
+/// Keys of some atoms, of this rank or another.
 struct Keys {
   at::Tensor k, v;       // (M, H)
   at::Tensor positions;  // (M, 3) A; undefined without radial bias
 };
 
-/// What attention gives: out (Q, H), lse (Q, h), the logarithm of the softmax's denominator.
+/// Result of attention: out (Q, H), lse (Q, h), the logarithm of the softmax's denominator.
 struct Attended {
   at::Tensor out, lse;
 };

@@ -2,7 +2,7 @@
 //
 //     attend(q, k, v, ...) -> (out, lse)            attend_backward(...) -> gradients
 //
-// The backward pass computes the weights anew from the log-sum-exp. First derivatives only: training has its own form
+// The backward pass recomputes the weights from the log-sum-exp. First derivatives only: training has its own form
 // (uip/ops/attention.py).
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
@@ -18,6 +18,7 @@
 #include "attention_ranks.h"
 #include "comm.h"
 #include "find_op.h"
+#include "named_results.h"
 
 namespace uip {
 namespace {
@@ -40,7 +41,7 @@ std::vector<std::pair<int64_t, int64_t>> spans(const Tensor &graph_index) {
   return result;
 }
 
-/// The arguments of the ops that say what is attended to.
+/// Arguments of the ops.
 struct Arguments {
   Tensor q, k, v, graph_index;
   int64_t heads;
@@ -97,35 +98,48 @@ BlockGradient attend_backward(const Arguments &a, const Tensor &gradient, const 
           join(&BlockGradient::strain)};
 }
 
-// The ops: plain, and with radial bias. `strain` has no values that matter; it carries a gradient.
+// The ops: plain, and with radial bias. Values of `strain` are not read; it has a gradient.
+// Results have their fields in the order of the schemas.
 
-using Two = std::tuple<Tensor, Tensor>;
-using Three = std::tuple<Tensor, Tensor, Tensor>;
-using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+struct AttentionResult {
+  Tensor out, lse;
+  std::tuple<Tensor, Tensor> as_tuple() const { return {out, lse}; }
+};
+
+/// Gradients of the arguments of the same names.
+struct PlainGradients {
+  Tensor q, k, v;
+  std::tuple<Tensor, Tensor, Tensor> as_tuple() const { return {q, k, v}; }
+};
+
+struct RadialGradients {
+  Tensor q, k, v, positions, strain;
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> as_tuple() const { return {q, k, v, positions, strain}; }
+};
 
 Tensor as(const Tensor &x, const Tensor &like) { return x.to(like.scalar_type()).contiguous(); }
 
-Two plain(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
+AttentionResult plain(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
   const auto result = attend({q, k, v, graph_index, heads, {}, {}, {}, {}});
   return {as(result.out, q), result.lse.contiguous()};
 }
 
-Three plain_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &out,
-                     const Tensor &lse, const Tensor &graph_index, int64_t heads) {
+PlainGradients plain_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v,
+                              const Tensor &out, const Tensor &lse, const Tensor &graph_index, int64_t heads) {
   const auto result = attend_backward({q, k, v, graph_index, heads, {}, {}, {}, {}}, gradient, {out, lse});
   return {as(result.q, q), as(result.k, q), as(result.v, q)};
 }
 
-Two radial(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
-           const Tensor &weight, const Tensor &positions, const Tensor & /*strain*/, const Tensor &cell,
-           const Tensor &pbc) {
+AttentionResult radial(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
+                       const Tensor &weight, const Tensor &positions, const Tensor & /*strain*/, const Tensor &cell,
+                       const Tensor &pbc) {
   const auto result = attend({q, k, v, graph_index, heads, weight, positions, cell, pbc});
   return {as(result.out, q), result.lse.contiguous()};
 }
 
-Five radial_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &out,
-                     const Tensor &lse, const Tensor &graph_index, int64_t heads, const Tensor &weight,
-                     const Tensor &positions, const Tensor &cell, const Tensor &pbc) {
+RadialGradients radial_backward(const Tensor &gradient, const Tensor &q, const Tensor &k, const Tensor &v,
+                                const Tensor &out, const Tensor &lse, const Tensor &graph_index, int64_t heads,
+                                const Tensor &weight, const Tensor &positions, const Tensor &cell, const Tensor &pbc) {
   const auto result =
       attend_backward({q, k, v, graph_index, heads, weight, positions, cell, pbc}, gradient, {out, lse});
   return {as(result.q, q), as(result.k, q), as(result.v, q), as(result.query_positions, positions),
@@ -139,23 +153,23 @@ Tensor lse_like(const Tensor &q, int64_t heads) {
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
-Two plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads) {
+AttentionResult plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads) {
   return {new_like(q), lse_like(q, heads)};
 }
 
-Three plain_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
-                          const Tensor &, const Tensor &, int64_t) {
+PlainGradients plain_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
+                                   const Tensor &, const Tensor &, int64_t) {
   return {new_like(q), new_like(q), new_like(q)};
 }
 
-Two radial_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads, const Tensor &,
-                const Tensor &, const Tensor &, const Tensor &, const Tensor &) {
+AttentionResult radial_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads,
+                            const Tensor &, const Tensor &, const Tensor &, const Tensor &, const Tensor &) {
   return {new_like(q), lse_like(q, heads)};
 }
 
-Five radial_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
-                          const Tensor &, const Tensor &, int64_t, const Tensor &, const Tensor &positions,
-                          const Tensor &, const Tensor &) {
+RadialGradients radial_backward_meta(const Tensor &, const Tensor &q, const Tensor &, const Tensor &, const Tensor &,
+                                     const Tensor &, const Tensor &, int64_t, const Tensor &, const Tensor &positions,
+                                     const Tensor &, const Tensor &) {
   return {new_like(q), new_like(q), new_like(q), new_like(positions),
           positions.new_empty_symint({positions.sym_size(0), 3, 3})};
 }
@@ -164,7 +178,7 @@ class Plain : public torch::autograd::Function<Plain> {
  public:
   static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
                                const Tensor &graph_index, int64_t heads) {
-    static const auto op = find_op<decltype(plain)>("uip::attend");
+    static const auto op = find_op<decltype(Tupled<plain>::call)>("uip::attend");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [out, lse] = op.call(q, k, v, graph_index, heads);
     context->save_for_backward({q, k, v, out, lse, graph_index});
@@ -175,7 +189,7 @@ class Plain : public torch::autograd::Function<Plain> {
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
-    static const auto op = find_op<decltype(plain_backward)>("uip::attend_backward");
+    static const auto op = find_op<decltype(Tupled<plain_backward>::call)>("uip::attend_backward");
     const UseComm use(remembered_comm(context));
     const auto x = context->get_saved_variables();
     const auto [q, k, v] =
@@ -189,7 +203,7 @@ class WithRadial : public torch::autograd::Function<WithRadial> {
   static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
                                const Tensor &graph_index, int64_t heads, const Tensor &weight, const Tensor &positions,
                                const Tensor &strain, const Tensor &cell, const Tensor &pbc) {
-    static const auto op = find_op<decltype(radial)>("uip::attend_radial");
+    static const auto op = find_op<decltype(Tupled<radial>::call)>("uip::attend_radial");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [out, lse] = op.call(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
     context->save_for_backward({q, k, v, out, lse, graph_index, weight, positions, cell, pbc});
@@ -200,7 +214,7 @@ class WithRadial : public torch::autograd::Function<WithRadial> {
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
-    static const auto op = find_op<decltype(radial_backward)>("uip::attend_radial_backward");
+    static const auto op = find_op<decltype(Tupled<radial_backward>::call)>("uip::attend_radial_backward");
     const UseComm use(remembered_comm(context));
     const auto x = context->get_saved_variables();
     const auto [q, k, v, positions, strain] = op.call(gradients[0], x[0], x[1], x[2], x[3], x[4], x[5],
@@ -209,23 +223,24 @@ class WithRadial : public torch::autograd::Function<WithRadial> {
   }
 };
 
-Two plain_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
+AttentionResult plain_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index,
+                               int64_t heads) {
   const auto result = Plain::apply(q, k, v, graph_index, heads);
   return {result[0], result[1]};
 }
 
-Two radial_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
-                    const Tensor &weight, const Tensor &positions, const Tensor &strain, const Tensor &cell,
-                    const Tensor &pbc) {
+AttentionResult radial_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index,
+                                int64_t heads, const Tensor &weight, const Tensor &positions, const Tensor &strain,
+                                const Tensor &cell, const Tensor &pbc) {
   const auto result = WithRadial::apply(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
   return {result[0], result[1]};
 }
 
 void implement(torch::Library &library) {
-  library.impl("attend", &plain);
-  library.impl("attend_backward", &plain_backward);
-  library.impl("attend_radial", &radial);
-  library.impl("attend_radial_backward", &radial_backward);
+  library.impl("attend", &Tupled<plain>::call);
+  library.impl("attend_backward", &Tupled<plain_backward>::call);
+  library.impl("attend_radial", &Tupled<radial>::call);
+  library.impl("attend_radial_backward", &Tupled<radial_backward>::call);
 }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
@@ -246,15 +261,15 @@ TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
 TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
-  library.impl("attend", &plain_meta);
-  library.impl("attend_backward", &plain_backward_meta);
-  library.impl("attend_radial", &radial_meta);
-  library.impl("attend_radial_backward", &radial_backward_meta);
+  library.impl("attend", &Tupled<plain_meta>::call);
+  library.impl("attend_backward", &Tupled<plain_backward_meta>::call);
+  library.impl("attend_radial", &Tupled<radial_meta>::call);
+  library.impl("attend_radial_backward", &Tupled<radial_backward_meta>::call);
 }
 
 TORCH_LIBRARY_IMPL(uip, Autograd, library) {
-  library.impl("attend", &plain_autograd);
-  library.impl("attend_radial", &radial_autograd);
+  library.impl("attend", &Tupled<plain_autograd>::call);
+  library.impl("attend_radial", &Tupled<radial_autograd>::call);
   // a second derivative must be an error, never zero
   library.impl("attend_backward", torch::autograd::autogradNotImplementedFallback());
   library.impl("attend_radial_backward", torch::autograd::autogradNotImplementedFallback());

@@ -29,7 +29,7 @@ Tensor shifted(const Tensor &x, int64_t num_rows) {
   return op.call(x.contiguous(), num_rows);
 }
 
-/// Columns of several tensors side by side, so that they travel in one message.
+/// Columns of several tensors side by side, for one message.
 Tensor packed(const std::vector<Tensor> &parts) {
   std::vector<Tensor> present;
   for (const auto &part : parts) {
@@ -64,13 +64,13 @@ Layout::Layout(const Tensor &x) {
 int64_t Layout::total() const { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
 
 Attended attend_ranks(const Attention &attention, const Tensor &q, const Keys &own, const Layout &layout) {
-  auto travelling = packed({own.k, own.v, own.positions});
-  if (!layout.ring) return attention.forward(q, unpacked_keys(all_gathered(travelling, layout.total()), q.size(1)));
+  auto block = packed({own.k, own.v, own.positions});
+  if (!layout.ring) return attention.forward(q, unpacked_keys(all_gathered(block, layout.total()), q.size(1)));
   std::optional<Attended> sum;
   for (int64_t step = 0; step < layout.num_ranks(); ++step) {
-    if (step > 0) travelling = shifted(travelling, layout.counts[layout.owner(step)]);
-    if (travelling.size(0) == 0) continue;
-    const auto part = attention.forward(q, unpacked_keys(travelling, q.size(1)));
+    if (step > 0) block = shifted(block, layout.counts[layout.owner(step)]);
+    if (block.size(0) == 0) continue;
+    const auto part = attention.forward(q, unpacked_keys(block, q.size(1)));
     sum = sum ? merge(*sum, part) : part;
   }
   return sum ? *sum : attention.forward(q, own);
@@ -79,35 +79,35 @@ Attended attend_ranks(const Attention &attention, const Tensor &q, const Keys &o
 BlockGradient attend_ranks_backward(const Attention &attention, const Tensor &gradient, const Tensor &q,
                                     const Keys &own, const Attended &attended, const Layout &layout) {
   const int64_t channels = q.size(1);
-  auto travelling = packed({own.k, own.v, own.positions});
+  auto block = packed({own.k, own.v, own.positions});
   BlockGradient result;
   Tensor of_keys;
   if (!layout.ring) {
-    const auto all = unpacked_keys(all_gathered(travelling, layout.total()), channels);
+    const auto all = unpacked_keys(all_gathered(block, layout.total()), channels);
     result = attention.backward(gradient, q, all, attended);
     of_keys = reduced(packed({result.k, result.v, result.key_positions}), q.size(0));
   } else {
     for (int64_t step = 0; step < layout.num_ranks(); ++step) {
       const int64_t rows = layout.counts[layout.owner(step)];
       if (step > 0) {
-        travelling = shifted(travelling, rows);
+        block = shifted(block, rows);
         of_keys = shifted(of_keys, rows);
       }
-      auto part = attention.backward(gradient, q, unpacked_keys(travelling, channels), attended);
-      const auto of_block = packed({part.k, part.v, part.key_positions});
-      of_keys = step > 0 ? of_keys + of_block : of_block;
+      auto part = attention.backward(gradient, q, unpacked_keys(block, channels), attended);
+      const auto block_gradient = packed({part.k, part.v, part.key_positions});
+      of_keys = step > 0 ? of_keys + block_gradient : block_gradient;
       if (step > 0) {
         add(result, part);
       } else {
         result = std::move(part);
       }
     }
-    of_keys = shifted(of_keys, q.size(0));  // home
+    of_keys = shifted(of_keys, q.size(0));  // back to their owner
   }
-  const auto home = unpacked_keys(of_keys, channels);
-  result.k = home.k.contiguous();
-  result.v = home.v.contiguous();
-  if (home.positions.defined()) result.query_positions = result.query_positions + home.positions;
+  const auto own_gradient = unpacked_keys(of_keys, channels);
+  result.k = own_gradient.k.contiguous();
+  result.v = own_gradient.v.contiguous();
+  if (own_gradient.positions.defined()) result.query_positions = result.query_positions + own_gradient.positions;
   return result;
 }
 

@@ -1,10 +1,10 @@
 // Attention of this rank's atoms to the atoms of all ranks. Keys and values of other ranks come in one of two ways,
 // chosen by the Comm (`rank_layout`):
 //
-//     gather   all at once (all_gather); gradients of keys go home by reduce_scatter
-//     ring     one rank's at a time, handed on to the next rank (ring_shift); gradients travel along
+//     gather   all at once (all_gather); gradients of keys return to their owners by reduce_scatter
+//     ring     one rank's block at a time, passed to the next rank with its gradients (ring_shift)
 //
-// Nothing that was gathered is kept for the backward pass, which gathers again.
+// The backward pass gathers again; gathered keys are not kept.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@
 
 namespace uip {
 
-/// Who owns how many rows.
+/// Number of rows of each rank.
 struct Layout {
   int64_t rank;
   bool ring;
   std::vector<int64_t> counts;
 
-  /// Asks the Comm, for rows like those of `x`. Every rank asks.
+  /// That of the current Comm, for rows like those of `x`. Collective.
   explicit Layout(const at::Tensor &x);
 
   int64_t num_ranks() const { return static_cast<int64_t>(counts.size()); }

@@ -1,5 +1,5 @@
-// What Python sees of libuip beside its ops: the reader of model files, `torch.classes.uip.Model`, used by
-// uip/program.py; and `torch.ops.uip.soft_bonds`, so that tests can compare it with uip/neighborhood.py.
+// Python bindings beside the ops: the reader of model files, `torch.classes.uip.Model`, used by
+// uip/program/reader.py; and `torch.ops.uip.soft_bonds`, which tests compare with uip/graph/nearest.py.
 #include <ATen/Functions.h>
 #include <torch/custom_class.h>
 

@@ -3,9 +3,9 @@
 namespace uip {
 namespace {
 
-// One per thread, so that two simulations in one process never share a communicator. Backward passes that
-// autograd runs on a thread of its own find the Comm of their forward pass all the same: see `Adjoint` in
-// ops.cpp. Exported programs need no such care; their backward pass is part of the program.
+// One per thread: two simulations in one process do not share a communicator. A backward pass that autograd runs
+// on another thread uses the Comm of its forward pass: see `Adjoint` in ops.cpp. In exported programs the backward
+// pass is part of the program.
 thread_local Comm *current = nullptr;
 
 }  // namespace

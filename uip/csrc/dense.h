@@ -1,4 +1,4 @@
-// What the layers of tokens are made of: linear maps and the root-mean-square norm, for one tile of tokens.
+// Parts of the layers of tokens: linear maps and the root-mean-square norm, for one tile of tokens.
 //
 // Weights are constants here: derivatives are with respect to inputs alone.
 #pragma once
@@ -7,17 +7,17 @@
 
 namespace uip {
 
-/// float64 for float64, otherwise float32: what norms, softmax and sums are computed in.
+/// Type of norms, softmax and sums: float64 for float64, otherwise float32.
 at::ScalarType wide(at::ScalarType type);
 
-/// y = W x + b in arithmetic of `type`, for rows of x.
+/// y = W x + b in precision `type`, for rows of x.
 class Dense {
  public:
   /// `weight` (outputs, inputs), `bias` (outputs).
   Dense(const at::Tensor &weight, const at::Tensor &bias, at::ScalarType type);
 
   at::Tensor operator()(const at::Tensor &x) const;
-  /// Writes y into `out`, of the arithmetic's type.
+  /// Writes y into `out`, of that type.
   void into(at::Tensor out, const at::Tensor &x) const;
   /// dL/dx of dL/dy.
   at::Tensor backward(const at::Tensor &gradient) const;
@@ -28,7 +28,7 @@ class Dense {
   at::Tensor weight_, bias_;
 };
 
-/// x / rms(x), without the learned factors, which belong to the map that reads it.
+/// x / rms(x), without the learned factors, which the following map contains.
 class Normed {
  public:
   /// `x` (rows, H).

@@ -15,7 +15,7 @@ class FeedForward {
   /// `type`: of the products.
   FeedForward(const FeedForwardWeights &weights, at::ScalarType type);
 
-  /// (rows, H) to (rows, H). `keep`: keep what GELU reads, (rows, F), for the derivative, which computes it again
+  /// (rows, H) to (rows, H). `keep`: keep the argument of GELU, (rows, F), for the derivative, which computes it again
   /// otherwise; then `kept` has no rows.
   struct Result {
     at::Tensor y, kept;
@@ -30,7 +30,7 @@ class FeedForward {
   at::ScalarType type_;
 };
 
-/// How many tokens are worked on at a time: what they need in between stays near the processor.
+/// Number of tokens of a tile: its intermediates fit the processor's caches.
 int64_t tokens_of_tile(const at::Tensor &x);
 
 }  // namespace uip

@@ -1,4 +1,4 @@
-// Ops by name, so that whoever is in charge of them (a tracer, autograd, a device) is asked first.
+// Ops by name: a call goes through the dispatcher (tracing, autograd, device).
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>

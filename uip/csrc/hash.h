@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), to notice damaged model files and to tell files apart.
+// SHA-256 (FIPS 180-4): detects damaged model files, identifies files.
 #pragma once
 
 #include <array>
@@ -6,10 +6,12 @@
 #include <string>
 #include <string_view>
 
+#include "export.h"
+
 namespace uip {
 
 /// The hash of bytes given piece by piece.
-class Sha256 {
+class UIP_EXPORT Sha256 {
  public:
   void add(std::string_view bytes);
   /// 64 hexadecimal digits; call once, last.
@@ -23,6 +25,6 @@ class Sha256 {
 };
 
 /// Throws std::runtime_error if the file cannot be read.
-std::string sha256_of_file(const std::string &path);
+UIP_EXPORT std::string sha256_of_file(const std::string &path);
 
 }  // namespace uip

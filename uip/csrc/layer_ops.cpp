@@ -1,4 +1,4 @@
-// The layers of AllScAIP's tokens as ops, with first derivatives with respect to tokens and geometry.
+// The layers of the tokens of AllScAIP as ops, with first derivatives with respect to tokens and geometry.
 //
 //     row_layer     (row_layer.h)        feed_forward     (feed_forward.h)
 //
@@ -13,6 +13,7 @@
 
 #include "feed_forward.h"
 #include "find_op.h"
+#include "named_results.h"
 #include "row_layer.h"
 
 namespace uip {
@@ -22,11 +23,27 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Weights = std::vector<Tensor>;
-using Two = std::tuple<Tensor, Tensor>;
-using Three = std::tuple<Tensor, Tensor, Tensor>;
-using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-at::ScalarType arithmetic(const Tensor &x, bool bfloat16) {
+// Results of the ops, fields in the order of the schemas. `kept`: what the derivative reads again, or no rows.
+
+struct FeedForwardResult {
+  Tensor y, kept;
+  std::tuple<Tensor, Tensor> as_tuple() const { return {y, kept}; }
+};
+
+struct RowLayerResult {
+  Tensor atoms, bonds, kept;
+  std::tuple<Tensor, Tensor, Tensor> as_tuple() const { return {atoms, bonds, kept}; }
+};
+
+/// Gradients of the arguments of the same names.
+struct RowLayerGradients {
+  Tensor atoms, bonds, log_weight, direction;
+  std::tuple<Tensor, Tensor, Tensor, Tensor> as_tuple() const { return {atoms, bonds, log_weight, direction}; }
+};
+
+/// Type of the products.
+at::ScalarType product_type(const Tensor &x, bool bfloat16) {
   TORCH_CHECK(!bfloat16 || x.scalar_type() == at::kFloat, "with bfloat16, tokens must be float32, got ",
               x.scalar_type());
   return bfloat16 ? at::kBFloat16 : x.scalar_type();
@@ -34,16 +51,16 @@ at::ScalarType arithmetic(const Tensor &x, bool bfloat16) {
 
 FeedForward feed_forward_layer(const Tensor &x, at::TensorList w, bool bfloat16) {
   TORCH_CHECK(w.size() == 6, "feed_forward must have 6 weights, got ", w.size());
-  return {{w[0], w[1], w[2], w[3], w[4], w[5]}, arithmetic(x, bfloat16)};
+  return {{w[0], w[1], w[2], w[3], w[4], w[5]}, product_type(x, bfloat16)};
 }
 
 RowLayer attention_layer(const Tensor &x, at::TensorList w, int64_t heads, at::IntArrayRef degrees, bool only_atoms,
                          bool bfloat16) {
   TORCH_CHECK(w.size() == 6, "row_layer must have 6 weights, got ", w.size());
-  return {{w[0], w[1], w[2], w[3], w[4], w[5]}, heads, degrees.vec(), only_atoms, arithmetic(x, bfloat16)};
+  return {{w[0], w[1], w[2], w[3], w[4], w[5]}, heads, degrees.vec(), only_atoms, product_type(x, bfloat16)};
 }
 
-Two feed_forward(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
+FeedForwardResult feed_forward(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
   const auto result = feed_forward_layer(x, weights, bfloat16).forward(x, keep);
   return {result.y, result.kept};
 }
@@ -53,18 +70,18 @@ Tensor feed_forward_backward(const Tensor &gradient, const Tensor &x, const Tens
   return feed_forward_layer(x, weights, bfloat16).backward(gradient, x, kept);
 }
 
-Three row_layer(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
-                const Tensor &bond_slots, at::TensorList weights, int64_t heads, at::IntArrayRef degrees,
-                bool only_atoms, bool keep, bool bfloat16) {
+RowLayerResult row_layer(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
+                         const Tensor &bond_slots, at::TensorList weights, int64_t heads, at::IntArrayRef degrees,
+                         bool only_atoms, bool keep, bool bfloat16) {
   const auto layer = attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16);
   auto result = layer.forward({atoms, bonds, {}}, {log_weight, direction, bond_slots}, keep && !only_atoms);
   return {result.atoms, result.bonds, result.kept};
 }
 
-Four row_layer_backward(const Tensor &atoms_gradient, const Tensor &bonds_gradient, const Tensor &atoms,
-                        const Tensor &bonds, const Tensor &kept, const Tensor &log_weight, const Tensor &direction,
-                        const Tensor &bond_slots, at::TensorList weights, int64_t heads, at::IntArrayRef degrees,
-                        bool only_atoms, bool bfloat16) {
+RowLayerGradients row_layer_backward(const Tensor &atoms_gradient, const Tensor &bonds_gradient, const Tensor &atoms,
+                                     const Tensor &bonds, const Tensor &kept, const Tensor &log_weight,
+                                     const Tensor &direction, const Tensor &bond_slots, at::TensorList weights,
+                                     int64_t heads, at::IntArrayRef degrees, bool only_atoms, bool bfloat16) {
   const auto layer = attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16);
   auto result =
       layer.backward({atoms_gradient, bonds_gradient, {}}, {atoms, bonds, kept}, {log_weight, direction, bond_slots});
@@ -73,9 +90,9 @@ Four row_layer_backward(const Tensor &atoms_gradient, const Tensor &bonds_gradie
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
-Two feed_forward_meta(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
+FeedForwardResult feed_forward_meta(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
   const auto rows = keep ? x.sym_size(0) : c10::SymInt(0);
-  const auto options = x.options().dtype(arithmetic(x, bfloat16));
+  const auto options = x.options().dtype(product_type(x, bfloat16));
   return {new_like(x), x.new_empty_symint({rows, weights[1].sym_size(0)}, options)};
 }
 
@@ -83,16 +100,16 @@ Tensor feed_forward_backward_meta(const Tensor &, const Tensor &x, const Tensor 
   return new_like(x);
 }
 
-Three row_layer_meta(const Tensor &atoms, const Tensor &bonds, const Tensor &, const Tensor &, const Tensor &,
-                     at::TensorList, int64_t, at::IntArrayRef, bool only_atoms, bool keep, bool bfloat16) {
+RowLayerResult row_layer_meta(const Tensor &atoms, const Tensor &bonds, const Tensor &, const Tensor &, const Tensor &,
+                              at::TensorList, int64_t, at::IntArrayRef, bool only_atoms, bool keep, bool bfloat16) {
   const auto rows = keep && !only_atoms ? atoms.sym_size(0) + bonds.sym_size(0) : c10::SymInt(0);
   return {new_like(atoms), bonds.new_empty_symint({only_atoms ? c10::SymInt(0) : bonds.sym_size(0), bonds.sym_size(1)}),
-          atoms.new_empty_symint({rows, 3 * atoms.sym_size(1)}, atoms.options().dtype(arithmetic(atoms, bfloat16)))};
+          atoms.new_empty_symint({rows, 3 * atoms.sym_size(1)}, atoms.options().dtype(product_type(atoms, bfloat16)))};
 }
 
-Four row_layer_backward_meta(const Tensor &, const Tensor &, const Tensor &atoms, const Tensor &bonds, const Tensor &,
-                             const Tensor &log_weight, const Tensor &direction, const Tensor &, at::TensorList, int64_t,
-                             at::IntArrayRef, bool, bool) {
+RowLayerGradients row_layer_backward_meta(const Tensor &, const Tensor &, const Tensor &atoms, const Tensor &bonds,
+                                          const Tensor &, const Tensor &log_weight, const Tensor &direction,
+                                          const Tensor &, at::TensorList, int64_t, at::IntArrayRef, bool, bool) {
   return {new_like(atoms), new_like(bonds), new_like(log_weight), new_like(direction)};
 }
 
@@ -105,7 +122,7 @@ void check_constant(const Weights &weights) {
   }
 }
 
-/// Of an output that nothing was made of, the gradient is undefined.
+/// The gradient of an unused output is undefined: then zeros.
 Tensor present(const Tensor &gradient, const Tensor &like) {
   return gradient.defined() ? gradient.contiguous() : at::zeros_like(like);
 }
@@ -114,7 +131,7 @@ class FeedForwardOp : public torch::autograd::Function<FeedForwardOp> {
  public:
   static variable_list forward(AutogradContext *context, const Tensor &x, const Weights &weights, bool keep,
                                bool bfloat16) {
-    static const auto op = find_op<decltype(feed_forward)>("uip::feed_forward");
+    static const auto op = find_op<decltype(Tupled<feed_forward>::call)>("uip::feed_forward");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [y, kept] = op.call(x, weights, keep, bfloat16);
     variable_list saved{x, kept};
@@ -142,7 +159,7 @@ class RowLayerOp : public torch::autograd::Function<RowLayerOp> {
                                const Tensor &log_weight, const Tensor &direction, const Tensor &bond_slots,
                                const Weights &weights, int64_t heads, const std::vector<int64_t> &degrees,
                                bool only_atoms, bool keep, bool bfloat16) {
-    static const auto op = find_op<decltype(row_layer)>("uip::row_layer");
+    static const auto op = find_op<decltype(Tupled<row_layer>::call)>("uip::row_layer");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [new_atoms, new_bonds, kept] =
         op.call(atoms, bonds, log_weight, direction, bond_slots, weights, heads, degrees, only_atoms, keep, bfloat16);
@@ -159,7 +176,7 @@ class RowLayerOp : public torch::autograd::Function<RowLayerOp> {
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
-    static const auto op = find_op<decltype(row_layer_backward)>("uip::row_layer_backward");
+    static const auto op = find_op<decltype(Tupled<row_layer_backward>::call)>("uip::row_layer_backward");
     const auto x = context->get_saved_variables();
     const Weights weights(x.begin() + 6, x.end());
     const auto &data = context->saved_data;
@@ -174,15 +191,15 @@ class RowLayerOp : public torch::autograd::Function<RowLayerOp> {
   }
 };
 
-Two feed_forward_autograd(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
+FeedForwardResult feed_forward_autograd(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
   check_constant(weights.vec());
   const auto result = FeedForwardOp::apply(x, weights.vec(), keep, bfloat16);
   return {result[0], result[1]};
 }
 
-Three row_layer_autograd(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
-                         const Tensor &bond_slots, at::TensorList weights, int64_t heads, at::IntArrayRef degrees,
-                         bool only_atoms, bool keep, bool bfloat16) {
+RowLayerResult row_layer_autograd(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight,
+                                  const Tensor &direction, const Tensor &bond_slots, at::TensorList weights,
+                                  int64_t heads, at::IntArrayRef degrees, bool only_atoms, bool keep, bool bfloat16) {
   check_constant(weights.vec());
   const auto result = RowLayerOp::apply(atoms, bonds, log_weight, direction, bond_slots, weights.vec(), heads,
                                         degrees.vec(), only_atoms, keep, bfloat16);
@@ -190,10 +207,10 @@ Three row_layer_autograd(const Tensor &atoms, const Tensor &bonds, const Tensor 
 }
 
 void implement(torch::Library &library) {
-  library.impl("feed_forward", &feed_forward);
+  library.impl("feed_forward", &Tupled<feed_forward>::call);
   library.impl("feed_forward_backward", &feed_forward_backward);
-  library.impl("row_layer", &row_layer);
-  library.impl("row_layer_backward", &row_layer_backward);
+  library.impl("row_layer", &Tupled<row_layer>::call);
+  library.impl("row_layer_backward", &Tupled<row_layer_backward>::call);
 }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
@@ -213,15 +230,15 @@ TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
 TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
-  library.impl("feed_forward", &feed_forward_meta);
+  library.impl("feed_forward", &Tupled<feed_forward_meta>::call);
   library.impl("feed_forward_backward", &feed_forward_backward_meta);
-  library.impl("row_layer", &row_layer_meta);
-  library.impl("row_layer_backward", &row_layer_backward_meta);
+  library.impl("row_layer", &Tupled<row_layer_meta>::call);
+  library.impl("row_layer_backward", &Tupled<row_layer_backward_meta>::call);
 }
 
 TORCH_LIBRARY_IMPL(uip, Autograd, library) {
-  library.impl("feed_forward", &feed_forward_autograd);
-  library.impl("row_layer", &row_layer_autograd);
+  library.impl("feed_forward", &Tupled<feed_forward_autograd>::call);
+  library.impl("row_layer", &Tupled<row_layer_autograd>::call);
   // a second derivative must be an error, never zero
   library.impl("feed_forward_backward", torch::autograd::autogradNotImplementedFallback());
   library.impl("row_layer_backward", torch::autograd::autogradNotImplementedFallback());

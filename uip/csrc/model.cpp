@@ -18,23 +18,23 @@
 namespace uip {
 namespace {
 
-// The sentence that matters in a message of libtorch: TorchScript puts its own trace before, c10 puts one after.
-std::string sentence(const std::string &message) {
-  const std::string cause = "RuntimeError: ";
-  const size_t found = message.rfind(cause);
-  const size_t begin = found == std::string::npos ? 0 : found + cause.size();
+// The cause in a message of libtorch: TorchScript prints its trace before it, c10 prints one after it.
+std::string cause_of(const std::string &message) {
+  const std::string prefix = "RuntimeError: ";
+  const size_t found = message.rfind(prefix);
+  const size_t begin = found == std::string::npos ? 0 : found + prefix.size();
   return message.substr(begin, message.find('\n', begin) - begin);
 }
 
-// Calls `function`; what libtorch throws becomes a std::runtime_error of one line, prefixed by `where`.
+// Calls `function`; exceptions of libtorch become a std::runtime_error of one line, prefixed by `where`.
 template <typename Function>
-auto in_words(const std::string &where, const Function &function) {
+auto with_prefix(const std::string &where, const Function &function) {
   try {
     return function();
   } catch (const c10::Error &error) {
-    throw std::runtime_error(where + sentence(error.what_without_backtrace()));
+    throw std::runtime_error(where + cause_of(error.what_without_backtrace()));
   } catch (const std::exception &error) {
-    throw std::runtime_error(where + sentence(error.what()));
+    throw std::runtime_error(where + cause_of(error.what()));
   }
 }
 
@@ -43,7 +43,7 @@ std::string up_to_minor(const std::string &version) {
   return version.substr(0, version.find_first_of(".+", first + 1));
 }
 
-// The libtorch in this process, as major.minor; the headers only know the one this library was compiled for.
+// The libtorch of this process, as major.minor; the headers give that of the build.
 std::string running_torch() {
   const uint64_t version = aoti_torch_abi_version();
   return std::to_string(version >> 56) + "." + std::to_string(version >> 48 & 0xff);
@@ -65,7 +65,7 @@ int capability_rank(const std::string &capability) {
   return static_cast<int>(std::find(known.begin(), known.end(), capability) - known.begin());
 }
 
-// Code for instructions that the processor lacks would end the process.
+// Instructions that the processor lacks would end the process.
 void check_processor(const std::string &needed) {
   const std::string present = at::get_cpu_capability();
   if (needed.empty() || needed == present) return;
@@ -96,8 +96,8 @@ class LoadedModel final : public Model {
   }
 
   Tensors run(const Tensors &inputs) override {
-    return in_words("'" + metadata_.name + "' failed: ", [&] {
-      // the gradient is part of the program: nothing is left for autograd to record
+    return with_prefix("'" + metadata_.name + "' failed: ", [&] {
+      // the gradient is part of the program: autograd need not record
       const c10::NoGradGuard no_history;
       return named(program_->run(in_order(inputs)));
     });
@@ -134,13 +134,13 @@ class LoadedModel final : public Model {
   std::unique_ptr<Program> program_;
 };
 
-double tolerance(const std::string &arithmetic) {
-  return arithmetic == "float64" ? 1e-10 : arithmetic == "bfloat16" ? 5e-2 : 1e-4;
+double tolerance(const std::string &precision) {
+  return precision == "float64" ? 1e-10 : precision == "bfloat16" ? 5e-2 : 1e-4;
 }
 
-// The largest deviation from the recorded answers, in units of what the arithmetic allows.
+// The largest deviation from the recorded answers, in units of the tolerance.
 double deviation(Model &model, const SelfTest &test) {
-  const double allowed = tolerance(model.metadata().arithmetic);
+  const double allowed = tolerance(model.metadata().precision);
   const Tensors outputs = model.run(test.inputs);
   double worst = 0.0;
   for (const auto &[name, expected] : test.outputs) {
@@ -182,7 +182,7 @@ std::unique_ptr<Model> load_checked(const std::string &path, int device_index) {
 }  // namespace
 
 std::unique_ptr<Model> Model::load(const std::string &path, int device_index) {
-  return in_words("cannot load " + path + ": ", [&] { return load_checked(path, device_index); });
+  return with_prefix("cannot load " + path + ": ", [&] { return load_checked(path, device_index); });
 }
 
 }  // namespace uip

@@ -11,35 +11,36 @@
 #include <string>
 #include <vector>
 
+#include "export.h"
 #include "soft_nearest.h"
 
 namespace uip {
 
-/// What a model file says of itself; written by uip/export.py.
+/// Metadata of a model file; written by uip/program/writer.py.
 struct Metadata {
   int64_t schema_version = 0;
   std::string model;                 // architecture, for example "chgnet"
   std::string name;                  // for example "chgnet-0.3.0"
   std::string torch_version;         // that compiled the file
   std::string dtype;                 // of real tensors: "float32" or "float64"
-  std::string arithmetic;            // the same, or "bfloat16": of the products of weights
+  std::string precision;             // of matrix products: as `dtype`, or "bfloat16"
   std::string device;                // "cpu" or "cuda"
   double cutoff = 0.0;               // A
   double bond_cutoff = 0.0;          // A; 0 = the model has no bonds with angles
-  std::optional<SoftNearest> soft;   // makes bonds of edges to soft nearest neighbours; none = `bond_cutoff` does
+  std::optional<SoftNearest> soft;   // bonds are edges to soft nearest neighbours; none: edges below `bond_cutoff`
   std::vector<int64_t> elements;     // atomic numbers the model knows
   std::vector<std::string> inputs;   // names of schema.h, in call order
   std::vector<std::string> outputs;  // names of schema.h, in return order
   bool conservative = true;
-  bool parallel = true;      // false: gives right numbers on one rank only; refuse to run on more
-  std::string instructions;  // what the processor must have: "AVX2", "AVX512"; empty = anything
+  bool parallel = true;      // false: correct on one rank only; engines refuse more
+  std::string instructions;  // that the processor must support: "AVX2", "AVX512"; empty = none
   std::string licence;
   std::string provenance;
   std::string hash;  // sha256 of the file
 };
 
 /// A loaded program. Throws std::runtime_error with a message for users.
-class Model {
+class UIP_EXPORT Model {
  public:
   /// Reads the file, checks schema and torch version, runs the self-test recorded at export.
   /// `device_index`: the GPU for a cuda file, ignored for a cpu file.
@@ -56,10 +57,10 @@ class Model {
 };
 
 /// "Si" -> 14. Throws std::runtime_error for an unknown symbol, with the closest one.
-int64_t atomic_number(const std::string &symbol);
+UIP_EXPORT int64_t atomic_number(const std::string &symbol);
 /// 14 -> "Si".
-std::string element_symbol(int64_t atomic_number);
-/// Standard atomic weight in g/mol; used to warn of masses that do not fit their element.
-double standard_mass(int64_t atomic_number);
+UIP_EXPORT std::string element_symbol(int64_t atomic_number);
+/// Standard atomic weight in g/mol; for warnings of masses that do not match their element.
+UIP_EXPORT double standard_mass(int64_t atomic_number);
 
 }  // namespace uip

@@ -2,9 +2,9 @@
 //
 //     ghost_gather  <->  ghost_reduce        reverse_edges  <->  itself        all_gather  <->  reduce_scatter
 //
-// so gradients of any order are again these ops. Results never share memory with arguments, and their
-// number of rows is that of an argument (the "carrier", whose values nobody reads): both are what
-// programs compiled by AOTInductor ask for. Names and meaning: comm.h.
+// so gradients of any order are again these ops. Results never share memory with arguments, and their number
+// of rows is that of an argument (the "carrier", whose values are not read): AOTInductor requires both.
+// Names and meaning: comm.h.
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -64,7 +64,7 @@ Tensor ring_shift(const Tensor &x, int64_t num_rows) {
   return x.clone(at::MemoryFormat::Contiguous);
 }
 
-// What the ops give, without values: as many rows as the carrier.
+// Shape of the results: as many rows as the carrier.
 Tensor rows_of_carrier(const Tensor &x, const Tensor &carrier) {
   auto shape = x.sym_sizes().vec();
   shape[0] = carrier.sym_size(0);
@@ -159,14 +159,14 @@ TORCH_LIBRARY(uip, library) {
   library.def("reverse_edges(Tensor x, Tensor reverse, int relation) -> Tensor");
   library.def("all_gather(Tensor x, Tensor total_like) -> Tensor");
   library.def("reduce_scatter(Tensor x, Tensor owned_like) -> Tensor");
-  // what attention over the rows of all ranks is made of (attention_ops.cpp); no program calls these
+  // parts of attention over the rows of all ranks (attention_ops.cpp); programs do not call them
   library.def("rank_layout(Tensor x) -> Tensor");
   library.def("ring_shift(Tensor x, int num_rows) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
 
-// The same code: every step is a tensor operation, and staging through the host is the Comm's business.
+// The same code: all steps are tensor operations; the Comm stages through the host.
 TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {

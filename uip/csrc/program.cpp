@@ -10,7 +10,7 @@ namespace {
 
 class CompiledProgram final : public Program {
  public:
-  // One runner, used by one thread; the GPU has to be named, or every rank would use the first.
+  // One runner, used by one thread; without the device index each rank would use the first GPU.
   CompiledProgram(const std::string &path, const at::Device &device)
       : device_(device), loader_(path, "model", /*run_single_threaded=*/false, /*num_runners=*/1, device.index()) {}
 
@@ -34,7 +34,7 @@ class ScriptProgram final : public Program {
   std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) override {
     const c10::DeviceGuard guard(device_);
     // The optimising executor of torch 2.13 specialises on the sizes of the first calls, and its shape
-    // propagation rejects this program once weights are constants; the plain one runs it as written.
+    // propagation rejects this program once weights are constants; the plain executor runs it unchanged.
     const torch::jit::GraphOptimizerEnabledGuard as_written(false);
     const auto outputs = module_.forward({inputs.begin(), inputs.end()}).toTuple();
     std::vector<at::Tensor> tensors;

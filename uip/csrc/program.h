@@ -1,5 +1,5 @@
-// What stands inside a model file: a program, called with tensors in order, and a record that says what it
-// is. Private to libuip; engines see model.h.
+// Content of a model file: a program, called with tensors in order, and a record of metadata and self-tests.
+// Internal to libuip and its plugins; engines include model.h.
 #pragma once
 
 #include <memory>
@@ -30,7 +30,7 @@ struct Record {
 
 /// Reads the record without loading the program. Throws std::runtime_error if this is no model file, or one of
 /// a newer schema.
-Record read_record(const std::string &path);
+UIP_EXPORT Record read_record(const std::string &path);
 
 /// A program ready to be called, on one device.
 class Program {

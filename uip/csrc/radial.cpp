@@ -23,7 +23,7 @@ Tensor frequencies(const Tensor &like) {
 /// Lattice vectors along periodic directions, zero rows along open ones.
 Tensor lattice_of(const Tensor &cell, const Tensor &pbc) { return cell * pbc.to(at::kDouble).unsqueeze(1); }
 
-/// What makes vectors (..., 3) the shortest of all their images.
+/// Shifts that take vectors (..., 3) to their shortest images.
 Tensor nearest_images(const Tensor &vectors, const Radial &radial,
                       const std::vector<std::array<double, 3>> &candidates) {
   const auto lattice = lattice_of(radial.cell, radial.pbc);
@@ -86,7 +86,7 @@ Tensor RadialTile::vector_gradient(const Tensor &bias_gradient) const {
   const auto phase = distance_.unsqueeze(2) * omega_;
   const auto slope = at::where(phase < 1e-4, phase / -3.0, (at::cos(phase) - at::sin(phase) / phase) / phase);
   const auto by_distance = (at::matmul(kernel_gradient, weight_ * omega_) * slope).sum(2);
-  // at distance 0 (an atom and itself) the slope is 0, and the direction does not matter
+  // at distance 0 (an atom and itself) the slope is 0, whatever the direction
   return vectors_ * (by_distance / distance_).unsqueeze(2);
 }
 

@@ -9,7 +9,7 @@
 
 namespace uip {
 
-/// What the bias of one structure depends on. Tensors in one dtype, on one device.
+/// Arguments of the bias of one structure. Tensors in one dtype, on one device.
 struct Radial {
   at::Tensor weight;     // (h, 32)
   at::Tensor positions;  // (N, 3) A, of the queries

@@ -1,6 +1,6 @@
-// Reads the record that uip/export.py puts into model files: a dictionary of plain values and tensors, as
-// torch.save writes it, at "extra/uip" of the zip archive, whatever the kind of program. "extra/uip_sha256"
-// seals the rest of the archive: torch reads archives without looking at their checksums.
+// Reads the record that uip/program/writer.py adds to model files: a dictionary of plain values and tensors, as
+// torch.save writes it, at "extra/uip" of the zip archive, for each kind of program. "extra/uip_sha256" is the
+// checksum of the rest of the archive: torch does not verify those of the archive itself.
 #include <caffe2/serialize/inline_container.h>
 #include <torch/serialize.h>
 
@@ -15,7 +15,7 @@ namespace uip {
 namespace {
 
 constexpr const char *record_name = "extra/uip";
-constexpr const char *seal_name = "extra/uip_sha256";
+constexpr const char *checksum_name = "extra/uip_sha256";
 
 using Archive = caffe2::serialize::PyTorchStreamReader;
 
@@ -44,17 +44,17 @@ std::string content(Archive &archive, const std::string &name) {
   }
 }
 
-// Names and contents of all entries, in the order of names, must hash to what the export wrote.
-void check_seal(Archive &archive) {
+// Names and contents of all entries, in the order of names, must have the checksum that the export wrote.
+void check_checksum(Archive &archive) {
   std::vector<std::string> names = archive.getAllRecords();
   std::sort(names.begin(), names.end());
   Sha256 hash;
   for (const std::string &name : names) {
-    if (name == seal_name) continue;
+    if (name == checksum_name) continue;
     hash.add(name);
     hash.add(content(archive, name));
   }
-  if (hash.digits() != content(archive, seal_name)) throw damaged();
+  if (hash.digits() != content(archive, checksum_name)) throw damaged();
 }
 
 c10::IValue entry(const Dictionary &dictionary, const std::string &name) {
@@ -82,6 +82,14 @@ Tensors tensors(const c10::IValue &dictionary) {
   return values;
 }
 
+// Older files call it "arithmetic", or have none: then products are in the dtype.
+std::string precision(const Dictionary &record, const std::string &dtype) {
+  for (const char *name : {"precision", "arithmetic"}) {
+    if (record.contains(name)) return record.at(name).toStringRef();
+  }
+  return dtype;
+}
+
 // Absent from files that are older than such models, empty for models without soft nearest neighbours.
 std::optional<SoftNearest> soft_nearest(const Dictionary &record) {
   if (!record.contains("soft")) return std::nullopt;
@@ -98,7 +106,7 @@ Metadata metadata(const Dictionary &record) {
   data.name = entry(record, "name").toStringRef();
   data.torch_version = entry(record, "torch_version").toStringRef();
   data.dtype = entry(record, "dtype").toStringRef();
-  data.arithmetic = record.contains("arithmetic") ? record.at("arithmetic").toStringRef() : data.dtype;
+  data.precision = precision(record, data.dtype);
   data.device = entry(record, "device").toStringRef();
   data.cutoff = entry(record, "cutoff").toDouble();
   data.bond_cutoff = entry(record, "bond_cutoff").toDouble();
@@ -123,7 +131,7 @@ std::vector<SelfTest> self_tests(const Dictionary &record) {
   return tests;
 }
 
-// Looks at nothing but the version: of a newer schema no other entry is known.
+// Reads the version alone: the other entries of a newer schema are unknown.
 void check_schema(const Dictionary &record) {
   const int64_t written = entry(record, "schema_version").toInt();
   if (written > schema::version) {
@@ -136,11 +144,11 @@ void check_schema(const Dictionary &record) {
 
 Record read_record(const std::string &path) {
   const auto archive = open_archive(path);
-  if (!archive->hasRecord(record_name) || !archive->hasRecord(seal_name)) {
+  if (!archive->hasRecord(record_name) || !archive->hasRecord(checksum_name)) {
     throw std::runtime_error(
         "it is an archive, but not one written by 'uip export'; run 'uip export MODEL -o model.pt2'");
   }
-  check_seal(*archive);
+  check_checksum(*archive);
   const std::string bytes = content(*archive, record_name);
   const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
   check_schema(dictionary);

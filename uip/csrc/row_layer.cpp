@@ -21,7 +21,7 @@ struct RowLayer::Part {
   Tensor tokens(const Tokens &x) const { return at::cat({of_atoms(x.atoms), of_bonds(x.bonds)}); }
   Tensor atoms_of(const Tensor &tile) const { return tile.narrow(0, 0, num_atoms); }
   Tensor bonds_of(const Tensor &tile) const { return tile.narrow(0, num_atoms, num_bonds); }
-  /// Writes a + b, tokens of this tile; where one of them has atoms alone, only theirs.
+  /// Writes a + b, tokens of this tile; only atoms, if a or b has no rows of bonds.
   void add(Tokens &result, const Tensor &a, const Tensor &b) const {
     auto atoms = of_atoms(result.atoms);
     at::add_out(atoms, atoms_of(a), atoms_of(b));
@@ -29,7 +29,7 @@ struct RowLayer::Part {
     auto bonds = of_bonds(result.bonds);
     at::add_out(bonds, bonds_of(a), bonds_of(b));
   }
-  /// What is kept stands in the order of tiles.
+  /// Kept rows are in the order of tiles.
   Tensor of_kept(const Tensor &x) const { return x.narrow(0, atom + bond, num_atoms + num_bonds); }
 };
 

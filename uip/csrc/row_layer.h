@@ -13,14 +13,15 @@ struct RowLayerWeights {
   at::Tensor norm, qkv, qkv_bias, output, output_bias, scale;
 };
 
-/// Which tokens stand in which rows. Bonds are sorted by their atoms.
+/// The tokens of each row. Bonds are sorted by their atoms.
 struct Bonds {
   at::Tensor log_weight;  // (S) ln w
   at::Tensor direction;   // (S, 3) unit vectors; not read without angular encoding
   at::Tensor slots;       // (N, K) bonds of each atom; empty: negative
 };
 
-/// Tokens: atoms' own (N, H) and bonds' (S, H); `kept` (N + S, 3 H), or of no rows, is what the derivative reads again.
+/// Tokens: atoms' own (N, H) and bonds' (S, H); `kept` (N + S, 3 H), or of no rows, are the intermediates that the
+/// derivative reads.
 struct Tokens {
   at::Tensor atoms, bonds, kept;
 };
@@ -39,7 +40,7 @@ class RowLayer {
 
   /// `keep`: keep queries, keys and values for the derivative, which computes them again otherwise.
   Tokens forward(const Tokens &x, const Bonds &bonds, bool keep) const;
-  /// `gradient` of what `forward` returned for `x`; `x.kept` is what it kept.
+  /// `gradient`: of the result of `forward` for `x`; `x.kept`: that of the result.
   RowLayerGradient backward(const Tokens &gradient, const Tokens &x, const Bonds &bonds) const;
 
  private:

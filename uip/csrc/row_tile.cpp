@@ -13,7 +13,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr double never = -1e9;  // logit of an empty slot
+constexpr double empty_logit = -1e9;  // logit of an empty slot
 
 /// Slots for that many bonds and the atom itself, a multiple of 8: products of other sizes take up to twice the time.
 int64_t padded(int64_t num_bonds) { return (num_bonds + 8) / 8 * 8; }
@@ -48,7 +48,7 @@ RowTile::RowTile(const Tensor &unpadded_slots, int64_t first_bond, const Tensor 
   const auto atoms = at::arange(num_atoms_, integers).unsqueeze(1);
   token_ = at::cat({atoms, at::where(empty, atoms, bond_slots + (num_atoms_ - first_bond))}, 1);
   const auto slots = at::arange(num_atoms_ * width_, integers).view({num_atoms_, width_});
-  const auto places = at::where(empty, num_bonds, bond_slots - first_bond).flatten();  // the last place: nobody's
+  const auto places = at::where(empty, num_bonds, bond_slots - first_bond).flatten();  // the last place: unused
   const auto bond_slot = slots.narrow(1, 1, width_ - 1).flatten();
   slot_ = at::cat({slots.select(1, 0), at::zeros({num_bonds + 1}, integers).scatter_(0, places, bond_slot)})
               .narrow(0, 0, num_atoms_ + num_bonds);
@@ -59,7 +59,7 @@ RowTile::RowTile(const Tensor &unpadded_slots, int64_t first_bond, const Tensor 
     shape[0] = num_atoms_;
     return at::cat({at::zeros(shape, x.options()), x}).index_select(0, token_.flatten());
   };
-  bias_ = by_token(log_weight).view({num_atoms_, width_}).masked_fill_(all_filled.logical_not(), never);
+  bias_ = by_token(log_weight).view({num_atoms_, width_}).masked_fill_(all_filled.logical_not(), empty_logit);
   if (!is_angular()) return;
   directions_ = by_token(direction).view({num_atoms_, width_, 3});
   legendre(at::bmm(directions_, directions_.mT()), degrees_.size(), legendre_, slopes_);
@@ -98,7 +98,7 @@ RowGradient RowTile::backward(const Tensor &gradient, const RowHeads &heads) con
   const int64_t queries = heads.q.size(1);
   const auto type = heads.q.scalar_type();
   auto p = weights(heads).view({num_atoms_, heads_, queries, width_});
-  if (queries > 1) p.mul_(filled_.view({num_atoms_, 1, width_, 1}));  // queries in empty slots say nothing
+  if (queries > 1) p.mul_(filled_.view({num_atoms_, 1, width_, 1}));  // queries of empty slots do not count
   const auto flat = p.view({-1, queries, width_});
   const auto weighted = flat * at::bmm(gradient, heads.v.mT());
   const auto by_logit = at::addcmul(weighted, flat, weighted.sum(2, true), -1.0);

@@ -1,7 +1,7 @@
 // Attention within the rows of some atoms: the tokens of a row, the atom's own and those of its bonds, attend to each
 // other.
 //
-// Letters: n atoms, s bonds, M = n + s tokens (atoms first), W slots of a row, Q queries of a row (W, or 1: the atom's
+// Symbols: n atoms, s bonds, M = n + s tokens (atoms first), W slots of a row, Q queries of a row (W, or 1: the atom's
 // own), h heads, d channels of a head. Tokens are stored without padding and spread over slots for the products of
 // queries and keys alone. Logits and softmax are float32 or float64, other products in the type of the heads. With the
 // angular encoding, channels c of degree l(c),
@@ -21,13 +21,13 @@ struct RowHeads {
 };
 
 /// Gradients of queries (n h, Q, d), of keys and values (2, n h, W, d) or, if Q = W, of all three (3, n h, W, d); and
-/// of what weighs and turns bonds: (s), (s, 3).
+/// of log_weight (s) and direction (s, 3).
 struct RowGradient {
   at::Tensor queries, table;
   at::Tensor log_weight, direction;
 };
 
-/// Which tokens meet in a tile of rows.
+/// Tokens of a tile of rows, by slot.
 class RowTile {
  public:
   /// `bond_slots` (n, K): the bonds of each atom, empty: negative. `log_weight` (s) and `direction` (s, 3) are of those

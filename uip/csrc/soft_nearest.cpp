@@ -8,7 +8,7 @@
 namespace uip {
 namespace {
 
-constexpr double STEP_END = 0.98;  // as in uip/ops/soft_rank.py: beyond, the step is 0 or 1 to all digits
+constexpr double STEP_END = 0.98;  // as in uip/ops/soft_rank.py: beyond it the step is 0 or 1 to all digits
 
 double smooth_step(double x) {
   const double u = 0.25 * x;
@@ -25,8 +25,8 @@ std::vector<int64_t> row_starts(std::span<const int64_t> centre, int64_t num_ato
   return starts;
 }
 
-/// Rows without items, as wide as the longest of those that begin at `starts`, but not wider than `widest`; never
-/// without a column, which compiled programs could not stand.
+/// Rows without items, as wide as the longest of those that begin at `starts`, but not wider than `widest`. At least
+/// one column: compiled programs need it.
 PaddedRows empty_rows(const std::vector<int64_t> &starts, int64_t widest) {
   PaddedRows rows;
   rows.num_rows = static_cast<int64_t>(starts.size()) - 1;

@@ -1,17 +1,19 @@
-// Which edges are bonds, for models that look at soft nearest neighbours: what uip/neighborhood.py says, for the
-// engines. Formulas: uip/ops/soft_rank.py. In float64; edges are sorted by their centres.
+// Which edges are bonds, for models with soft nearest neighbours; the engines' form of uip/graph/nearest.py.
+// Formulas: uip/ops/soft_rank.py. In float64; edges are sorted by their centres.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "export.h"
+
 namespace uip {
 
-/// What makes an edge a bond; as in uip/ops/soft_rank.py.
+/// Parameters of the criterion for bonds; as in uip/ops/soft_rank.py.
 struct SoftNearest {
-  double k = 0.0;       // bonds that an atom has at most, about
-  int64_t nearest = 0;  // candidates of an atom, itself counted
+  double k = 0.0;       // approximate upper limit of bonds per atom
+  int64_t nearest = 0;  // candidates of an atom, including itself
   double cutoff = 0.0;  // A; bonds are shorter
   double sigma = 0.0;   // A; distances that differ by more than 4 sigma are ordered
   double tau = 0.0;
@@ -26,13 +28,14 @@ struct PaddedRows {
 };
 
 /// The numbers 0, 1, ... of items with the centres `centre`, which ascend.
-PaddedRows numbers_by_centre(std::span<const int64_t> centre, int64_t num_atoms);
+UIP_EXPORT PaddedRows numbers_by_centre(std::span<const int64_t> centre, int64_t num_atoms);
 /// The edges of each atom to its `soft.nearest - 1` nearest neighbours, nearest first, of equal ones the lower number.
-PaddedRows nearest_edges(std::span<const int64_t> centre, std::span<const double> distance, int64_t num_atoms,
-                         const SoftNearest &soft);
+UIP_EXPORT PaddedRows nearest_edges(std::span<const int64_t> centre, std::span<const double> distance,
+                                    int64_t num_atoms, const SoftNearest &soft);
 /// Rank of each edge among those of its centre; infinite for edges that are not among the nearest.
-std::vector<double> soft_ranks(std::span<const double> distance, const PaddedRows &nearest, const SoftNearest &soft);
+UIP_EXPORT std::vector<double> soft_ranks(std::span<const double> distance, const PaddedRows &nearest,
+                                          const SoftNearest &soft);
 /// Whether an edge is a bond; to the bit the same for its reverse, for which the ranks change places.
-bool is_bond(double rank, double reverse_rank, double distance, const SoftNearest &soft);
+UIP_EXPORT bool is_bond(double rank, double reverse_rank, double distance, const SoftNearest &soft);
 
 }  // namespace uip
