@@ -14,10 +14,13 @@ namespace {
 
 /// Number of whole cells between an image of an atom and the atom itself.
 std::array<int, 3> image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
-  const double x = image[0] - atom[0], y = image[1] - atom[1], z = image[2] - atom[2];
-  return {static_cast<int>(std::lround(box.inverse_xx * x + box.inverse_xy * y + box.inverse_xz * z)),
-          static_cast<int>(std::lround(box.inverse_yy * y + box.inverse_yz * z)),
-          static_cast<int>(std::lround(box.inverse_zz * z))};
+  std::array<int, 3> cells;
+  for (int k = 0; k < 3; ++k) {
+    double fraction = 0.0;
+    for (int m = 0; m < 3; ++m) fraction += (image[m] - atom[m]) * box.inverse[m][k];
+    cells[k] = static_cast<int>(std::lround(fraction));
+  }
+  return cells;
 }
 
 std::array<int, 3> opposite(const std::array<int, 3> &image) { return {-image[0], -image[1], -image[2]}; }
@@ -77,6 +80,8 @@ void AtomsToGraph::find_ghosts(const NeighborLists &lists, const std::vector<Ori
 void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
                                    const Box &box) {
   candidates_.clear();
+  images_.clear();
+  std::vector<bool> is_listed(atoms.num_all, false);
   for (int k = 0; k < lists.num_centres; ++k) {
     const int i = lists.centres[k];
     if (origins[i].row < 0) continue;
@@ -86,6 +91,8 @@ void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &list
       const int row = row_of({static_cast<int>(origins[j].rank), static_cast<int>(origins[j].row)});
       const Image image = image_of(atoms.positions[j], origins[j].position, box);
       candidates_.push_back({static_cast<int>(origins[i].row), row, image});
+      if (j >= atoms.num_owned && !is_listed[j]) images_.push_back({j, row, image});
+      is_listed[j] = true;
     }
   }
   as_count(static_cast<int64_t>(candidates_.size()), "pairs within cutoff and skin on a rank");

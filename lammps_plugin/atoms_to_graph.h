@@ -11,8 +11,9 @@
 //     edge_vec = (r_j - r_i) + n0 a + n1 b + n2 c
 //
 // with the positions of the *owners*: the owner of j computes the same bits with the other sign, so both sides select
-// the same edges without a message. Which edges are bonds of soft nearest neighbours depends on the neighbour ranks at
-// both ends, which `inputs` exchanges.
+// the same edges without a message. If the engine strains the positions of ghosts and owned atoms but not its box, as
+// for derivatives with respect to strain, a, b, c are those of the strained box: see `strained_box`. Which edges are
+// bonds of soft nearest neighbours depends on the neighbour ranks at both ends, which `inputs` exchanges.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -46,10 +47,11 @@ struct NeighborLists {
   int mask;  // bits of a neighbour that are its index
 };
 
-/// Cell vectors a = (xx, 0, 0), b = (xy, yy, 0), c = (xz, yz, zz) in A, and the inverse of that matrix.
+using Matrix = std::array<std::array<double, 3>, 3>;
+
+/// Rows of `cell`: a, b, c in A.
 struct Box {
-  double xx, yy, zz, yz, xz, xy;
-  double inverse_xx, inverse_yy, inverse_zz, inverse_yz, inverse_xz, inverse_xy;
+  Matrix cell, inverse;
   std::array<bool, 3> periodic;
 };
 
@@ -76,6 +78,12 @@ class AtomsToGraph {
   void rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins, const Box &box);
   /// Positions of all rows, as their owners hold them, (R, 3) float64. Collective.
   at::Tensor gather_positions(const double *const *positions);
+  /// Whether each ghost is its owner's position plus whole cells. Local.
+  bool ghosts_match(const at::Tensor &positions, const double *const *engine_positions, const Box &box) const;
+  /// The box whose whole cells separate ghosts from their owners. Collective.
+  Box strained_box(const at::Tensor &positions, const double *const *engine_positions, const Box &box) const;
+  /// Throws std::runtime_error for positions that are not finite. Local.
+  void check_positions(const at::Tensor &positions) const;
   /// Finds the edges of this step. Local. Throws std::runtime_error for positions that are invalid.
   void find_edges(const at::Tensor &positions, const Box &box);
   /// The program's inputs by schema name, after `find_edges` has succeeded on all ranks. Collective.
@@ -103,6 +111,12 @@ class AtomsToGraph {
     auto operator<=>(const Candidate &) const = default;
   };
 
+  /// A ghost of the engine that is in the graph.
+  struct Ghost {
+    int atom, row;
+    Image image;
+  };
+
   void find_ghosts(const NeighborLists &lists, const std::vector<Origin> &origins);
   void find_candidates(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
                        const Box &box);
@@ -111,7 +125,6 @@ class AtomsToGraph {
   int row_of(const Owner &owner) const;
   int find(const Candidate &candidate) const;
 
-  void check_positions(const double *positions) const;
   void select_edges(const double *positions, const Box &box);
   void check_pair(size_t candidate, double distance) const;
   void find_short_bonds();
@@ -132,6 +145,7 @@ class AtomsToGraph {
   MpiComm &comm_;
 
   // plan
+  std::vector<Ghost> images_;          // each ghost of the engine that is a neighbour, once
   std::vector<int> owned_;             // engine's index of each owned row
   std::vector<Owner> ghosts_;          // owner of each ghost row, ascending
   std::vector<Candidate> candidates_;  // ascending

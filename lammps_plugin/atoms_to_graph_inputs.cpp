@@ -16,7 +16,8 @@ namespace {
 constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
 
 at::Tensor cell_of(const Box &box) {
-  return at::tensor({box.xx, 0.0, 0.0, box.xy, box.yy, 0.0, box.xz, box.yz, box.zz}, at::kDouble).view({1, 3, 3});
+  const auto &[a, b, c] = box.cell;
+  return at::tensor({a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]}, at::kDouble).view({1, 3, 3});
 }
 
 at::Tensor periodicity_of(const Box &box) {
@@ -33,8 +34,10 @@ std::string text_of(double value) {
 
 /// r_j - r_i + image. Exactly antisymmetric: exchanging i and j and the sign of the image changes the sign alone.
 std::array<double, 3> vector_of(const double *i, const double *j, const std::array<int, 3> &n, const Box &box) {
-  return {(j[0] - i[0]) + (n[0] * box.xx + n[1] * box.xy + n[2] * box.xz),
-          (j[1] - i[1]) + (n[1] * box.yy + n[2] * box.yz), (j[2] - i[2]) + n[2] * box.zz};
+  const auto &[a, b, c] = box.cell;
+  std::array<double, 3> vector;
+  for (int k = 0; k < 3; ++k) vector[k] = (j[k] - i[k]) + (n[0] * a[k] + n[1] * b[k] + n[2] * c[k]);
+  return vector;
 }
 
 }  // namespace
@@ -48,7 +51,6 @@ at::Tensor AtomsToGraph::gather_positions(const double *const *positions) {
 
 void AtomsToGraph::find_edges(const at::Tensor &positions, const Box &box) {
   const double *x = positions.const_data_ptr<double>();
-  check_positions(x);
   select_edges(x, box);
   if (metadata_.soft || !wants(schema::bond_index)) return;
   find_short_bonds();
@@ -86,11 +88,12 @@ std::map<std::string, at::Tensor> AtomsToGraph::inputs(const at::Tensor &positio
   return tensors;
 }
 
-void AtomsToGraph::check_positions(const double *positions) const {
-  for (int64_t k = 0; k < 3 * num_owned(); ++k) {
-    if (std::isfinite(positions[k])) continue;
+void AtomsToGraph::check_positions(const at::Tensor &positions) const {
+  const double *x = positions.const_data_ptr<double>();
+  for (int64_t k = 0; k < 3 * num_rows(); ++k) {
+    if (std::isfinite(x[k])) continue;
     throw std::runtime_error("positions must be finite, but atom " + std::to_string(id_of_row(k / 3)) + " is at " +
-                             text_of(positions[k]) + "; the simulation has exploded, try a smaller time step");
+                             text_of(x[k]) + "; the simulation has exploded, try a smaller time step");
   }
 }
 

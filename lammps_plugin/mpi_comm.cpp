@@ -109,17 +109,28 @@ at::Tensor MpiComm::exchange(const at::Tensor &rows, const Route &route) {
   return received.to(rows.device());
 }
 
-std::string MpiComm::first_text(const std::string &mine) const {
-  const int candidate = mine.empty() ? num_ranks_ : rank_;
-  int first = 0;
-  MPI_Allreduce(&candidate, &first, 1, MPI_INT, MPI_MIN, comm_);
-  if (first == num_ranks_) return "";
+std::string MpiComm::first_text(const std::string &mine) const { return agree(mine, false).text; }
+
+MpiComm::Agreement MpiComm::agree(const std::string &mine, bool flag) const {
+  const std::array<int, 2> sent = {mine.empty() ? num_ranks_ : rank_, flag ? 0 : 1};
+  std::array<int, 2> least = {};
+  MPI_Allreduce(sent.data(), least.data(), 2, MPI_INT, MPI_MIN, comm_);
+  const auto &[first, no_flag] = least;
+  if (first == num_ranks_) return {"", no_flag == 0};
   int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
   MPI_Bcast(&length, 1, MPI_INT, first, comm_);
   std::string text = mine;
   text.resize(length);
   MPI_Bcast(text.data(), length, MPI_CHAR, first, comm_);
-  return text;
+  return {text, no_flag == 0};
+}
+
+std::vector<double> MpiComm::sum(const std::vector<double> &mine) const {
+  std::vector<double> total(mine.size());
+  const int count = as_count(static_cast<int64_t>(mine.size()), "numbers");
+  MPI_Reduce(mine.data(), total.data(), count, MPI_DOUBLE, MPI_SUM, 0, comm_);
+  MPI_Bcast(total.data(), count, MPI_DOUBLE, 0, comm_);
+  return total;
 }
 
 std::string MpiComm::text_of_rank_0(const std::string &mine) const { return first_text(rank_ == 0 ? mine : ""); }

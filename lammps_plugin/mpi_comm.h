@@ -45,6 +45,14 @@ class MpiComm final : public Comm {
   at::Tensor exchange(const at::Tensor &rows, const Route &route);
   /// The text of the first rank that has one, on all ranks; "" if none has. Collective.
   std::string first_text(const std::string &mine) const;
+  /// Whether `mine` holds on any rank, and the text as of `first_text`. Collective.
+  struct Agreement {
+    std::string text;
+    bool any;
+  };
+  Agreement agree(const std::string &text, bool mine) const;
+  /// Sums over ranks, the same bits on all. Collective.
+  std::vector<double> sum(const std::vector<double> &mine) const;
   /// The text of rank 0, on all ranks. Collective.
   std::string text_of_rank_0(const std::string &mine) const;
 

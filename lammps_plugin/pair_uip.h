@@ -65,6 +65,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void check_special_bonds() const;
 
   void rebuild();
+  Box find_edges(const at::Tensor &positions);
   Tensors run(const Tensors &inputs);
   void store(const Tensors &outputs);
   void add_gradients(const Tensors &outputs);
@@ -80,8 +81,9 @@ class PairUIP final : public LAMMPS_NS::Pair {
   template <typename Work>
   auto abort_on_error(Work work);
   /// Calls `work`, which sends no messages; an exception on any rank ends the run on all (error->all). Collective.
+  /// Returns whether the work returned true on any rank.
   template <typename Work>
-  void agree_on_errors(Work work);
+  bool agree_on_errors(Work work);
   std::string report(const std::exception &cause) const;
 
   MpiComm ranks_;

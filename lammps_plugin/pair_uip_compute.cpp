@@ -29,21 +29,10 @@ namespace uip::lammps {
 namespace {
 
 Box box_of(const LAMMPS_NS::Domain &domain) {
-  const auto &h = domain.h, &inverse = domain.h_inv;
+  // a = (xx, 0, 0), b = (xy, yy, 0), c = (xz, yz, zz) from xx yy zz yz xz xy
+  const auto lower = [](const double *h) { return Matrix{{{h[0], 0.0, 0.0}, {h[5], h[1], 0.0}, {h[4], h[3], h[2]}}}; };
   const auto &p = domain.periodicity;
-  return {h[0],
-          h[1],
-          h[2],
-          h[3],
-          h[4],
-          h[5],
-          inverse[0],
-          inverse[1],
-          inverse[2],
-          inverse[3],
-          inverse[4],
-          inverse[5],
-          {p[0] != 0, p[1] != 0, p[2] != 0}};
+  return {lower(domain.h), lower(domain.h_inv), {p[0] != 0, p[1] != 0, p[2] != 0}};
 }
 
 /// vector (x) gradient, row by row.
@@ -100,15 +89,17 @@ auto PairUIP::abort_on_error(Work work) {
 }
 
 template <typename Work>
-void PairUIP::agree_on_errors(Work work) {
+bool PairUIP::agree_on_errors(Work work) {
   std::string problem;
+  bool result = false;
   try {
-    work();
+    result = work();
   } catch (const std::exception &cause) {
     problem = report(cause);
   }
-  problem = ranks_.first_text(problem);
-  if (!problem.empty()) error->all(FLERR, problem);
+  const auto agreement = ranks_.agree(problem, result);
+  if (!agreement.text.empty()) error->all(FLERR, agreement.text);
+  return agreement.any;
 }
 
 void PairUIP::compute(int eflag, int vflag) {
@@ -118,13 +109,29 @@ void PairUIP::compute(int eflag, int vflag) {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
     return graph_->gather_positions(atom->x);
   });
-  const auto box = box_of(*domain);
-  agree_on_errors([&] { graph_->find_edges(positions, box); });
+  const Box box = find_edges(positions);
   const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, charge_and_spin_); });
   const auto outputs = abort_on_error([&] { return run(inputs); });
   abort_on_error([&] { store(outputs); });
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
   pvector[MESSAGES_SENT] = static_cast<double>(ranks_.messages_sent() - messages_before);
+}
+
+/// Returns the box of the edges' vectors. Collective.
+Box PairUIP::find_edges(const at::Tensor &positions) {
+  Box box = box_of(*domain);
+  const auto find = [&] {
+    graph_->check_positions(positions);
+    if (!graph_->ghosts_match(positions, atom->x, box)) return true;
+    graph_->find_edges(positions, box);
+    return false;
+  };
+  if (!agree_on_errors(find)) return box;
+  box = graph_->strained_box(positions, atom->x, box);
+  if (!agree_on_errors(find)) return box;
+  error->all(FLERR,
+             "pair uip: ghost atoms must be periodic images of their owners, or strained homogeneously with them, but "
+             "some were moved alone; leave out the fix or compute that moves ghosts");
 }
 
 void PairUIP::rebuild() {
