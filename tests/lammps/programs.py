@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
 from uip.parallel.library import load_library
-from uip.program.writer import seal
+from uip.program.writer import append_record
 from uip.schema import SCHEMA_VERSION
 
 INPUTS = (
@@ -68,7 +68,7 @@ def write_program(program: nn.Module, path: Path, sample: Atoms, **changes: Any)
         answers = dict(zip(outputs, script(*inputs.values()), strict=True))
         record["self_tests"] = [{"inputs": inputs, "outputs": answers}]
     script.save(str(path))
-    seal(path, record)
+    append_record(path, record)
     return path
 
 

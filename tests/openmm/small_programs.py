@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
-from uip.program.writer import seal
+from uip.program.writer import append_record
 from uip.schema import SCHEMA_VERSION
 
 INPUTS = ("atomic_numbers", "edge_index", "edge_vec", "charge", "spin")
@@ -82,5 +82,5 @@ def write_program(program: nn.Module, path: Path, **changes: Any) -> Path:
         "self_tests": [{"inputs": dict(zip(INPUTS, inputs, strict=True)), "outputs": answers}],
         **changes,
     }
-    seal(path, record)
+    append_record(path, record)
     return path

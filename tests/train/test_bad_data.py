@@ -267,7 +267,7 @@ DOUBTS: dict[str, tuple[Callable[[Path], Tables], list[str]]] = {
 def test_a_doubt_is_said(doubt: str, data: Path, tmp_path: Path) -> None:
     make, expected = DOUBTS[doubt]
     said: list[str] = []
-    train(small.config(tmp_path / "run", data, **make(tmp_path), run={"epochs": 1}), say=said.append)
+    train(small.config(tmp_path / "run", data, **make(tmp_path), run={"epochs": 1}), report=said.append)
     for text in expected:
         assert any(line.startswith("warning: ") and text in line for line in said), said
 
@@ -278,7 +278,7 @@ def test_good_data_raise_no_doubt(data: Path, tmp_path: Path) -> None:
     frames = small.frames(8)
     write(tmp_path / "other.xyz", frames[4:])
     config = small.config(tmp_path / "run", data, data={"validation": [str(tmp_path / "other.xyz")]}, run={"epochs": 1})
-    train(config, say=said.append)
+    train(config, report=said.append)
     assert not [line for line in said if line.startswith("look again")]
 
 

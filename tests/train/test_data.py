@@ -17,7 +17,7 @@ from uip.data import dataset as datasets
 from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
 from uip.data.labels import labels_from_atoms
 from uip.data.reference import compositions, energies, fit_reference
-from uip.data.sampler import assign_to_ranks, cut, epoch_order, micro_batches
+from uip.data.sampler import assign_to_ranks, epoch_order, equal_batches, micro_batches
 from uip.data.split import group_split, groups_of, random_split
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import batch
@@ -139,7 +139,7 @@ def test_every_structure_is_in_an_epoch_once_and_dealt_once() -> None:
     assert sorted(order) == list(range(50))
     assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
     costs = np.random.default_rng(0).lognormal(0.0, 1.0, 50)
-    for chunk in cut(order, 16):
+    for chunk in equal_batches(order, 16):
         hands = assign_to_ranks(costs[chunk], 4)
         assert sorted(np.concatenate(hands)) == list(range(len(chunk)))
     loads = [costs[hand].sum() for hand in assign_to_ranks(costs, 4)]
@@ -184,10 +184,10 @@ def test_the_average_follows_the_weights() -> None:
 
 def test_weights_decay_in_matrices_alone() -> None:
     from uip.models.chgnet import CHGNet, CHGNetConfig
-    from uip.train.optim import OptimConfig, choose_parameters, make_optimizer
+    from uip.train.optim import OptimConfig, make_optimizer, select_trainable
 
     model = CHGNet(CHGNetConfig(**small.ARCHITECTURE))
-    optimizer = make_optimizer(choose_parameters(model, ["*"]), OptimConfig(weight_decay=0.1))
+    optimizer = make_optimizer(select_trainable(model, ["*"]), OptimConfig(weight_decay=0.1))
     decaying = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in decaying}
     assert "readout.0.weight" in names

@@ -157,7 +157,7 @@ def test_the_command_compares_with_a_model(tmp_path: Path) -> None:
 def test_a_run_says_its_doubts(tmp_path: Path) -> None:
     write(tmp_path / "a.xyz", strained(-1.0))
     said: list[str] = []
-    train(small.config(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), say=said.append)
+    train(small.config(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), report=said.append)
     assert any("warning: over 13 structures stress changes with volume" in text for text in said)
     fixed = small.config(tmp_path / "other", tmp_path / "a.xyz", data={"stress_sign": "compression"})
     data: Dataset = open_data(fixed, initial_model(fixed), Ranks())[0]

@@ -11,7 +11,7 @@ from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.samples import Sample
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.readout import evaluate
-from uip.train.loss import PROPERTIES, LossConfig, count_labels, penalties, residuals, scales
+from uip.train.loss import LOSS_TERMS, LossConfig, count_labels, penalties, residuals, scales
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_weights_change_from_start_to_end() -> None:
     config = LossConfig(energy=1.0, final={"energy": 11.0})
     assert [config.weights(progress)["energy"] for progress in (0.0, 0.5, 1.0)] == [1.0, 6.0, 11.0]
     assert config.weights(0.5)["forces"] == 1.0
-    assert tuple(config.weights(0.0)) == PROPERTIES
+    assert tuple(config.weights(0.0)) == LOSS_TERMS
     assert not LossConfig(forces=0.0, stress=0.0).needs_forces
     assert LossConfig(forces=0.0, stress=0.0, final={"forces": 1.0}).needs_forces
 

@@ -116,7 +116,7 @@ def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
 
 def test_a_run_stops_when_its_hours_are_over(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    train(small.config(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), say=said.append)
+    train(small.config(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), report=said.append)
     counters = read_training(tmp_path / "run" / "last.ckpt")["counters"]
     assert counters["step"] == 1
     # what was validated when it stopped counts, so that a worse model never replaces the best one

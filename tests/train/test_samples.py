@@ -14,7 +14,7 @@ from uip.checkpoint import read_training
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.prefetch import prefetch
-from uip.data.sampler import CostModel, cost_model, cut
+from uip.data.sampler import CostModel, cost_model, equal_batches
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.readout import evaluate
 from uip.train.config import make_config
@@ -105,14 +105,14 @@ def test_costs_follow_the_architecture(data: Path) -> None:
 
 
 def test_no_batch_is_a_small_rest() -> None:
-    assert [len(part) for part in cut(np.arange(10), 4)] == [4, 3, 3]
-    assert [len(part) for part in cut(np.arange(8), 4)] == [4, 4]
-    assert cut(np.arange(0), 4) == []
+    assert [len(part) for part in equal_batches(np.arange(10), 4)] == [4, 3, 3]
+    assert [len(part) for part in equal_batches(np.arange(8), 4)] == [4, 4]
+    assert equal_batches(np.arange(0), 4) == []
 
 
 def test_each_step_is_watched_and_the_code_is_known(data: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int, int]] = []
-    train(small.config(tmp_path / "run", data, run={"epochs": 2}), watch=lambda *numbers: seen.append(numbers))
+    train(small.config(tmp_path / "run", data, run={"epochs": 2}), on_step=lambda *numbers: seen.append(numbers))
     assert seen == [(step, 4, 4) for step in (1, 2, 3, 4)]
     saved = read_training(tmp_path / "run" / "last.ckpt")
     assert saved["version"]

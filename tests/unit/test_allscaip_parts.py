@@ -16,10 +16,10 @@ from torch import Tensor
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import build_graph
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.nn.rows import _angular_logits, attend_rows, attend_rows_of_atoms, collect, make_rows, spread
+from uip.nn.row_attention import _angular_logits, attend_rows, attend_rows_of_atoms, make_rows, pad_tokens, unpad_tokens
 from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
 from uip.ops import attention
-from uip.ops.attention import Radial, attend_twice, candidate_shifts, nearest_images, sinc
+from uip.ops.attention import Radial, attend_double_backward, candidate_shifts, nearest_images, sinc
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, smooth_step, soft_rank
 from uip.parallel import collectives
 
@@ -114,8 +114,8 @@ def rows_of(num_degrees: int = 0) -> tuple[int, object]:
 def test_tokens_keep_their_place() -> None:
     number, rows = rows_of()
     x = random(number, 4)
-    table = spread(x, rows.tokens, rows.slots, rows.filled)
-    assert torch.equal(collect(table, rows.tokens, rows.slots, rows.filled), x)
+    table = pad_tokens(x, rows.tokens, rows.slots, rows.filled)
+    assert torch.equal(unpad_tokens(table, rows.tokens, rows.slots, rows.filled), x)
     assert torch.equal(table.view(3, 4, 4)[1, :3], x[[1, 3, 4]])
 
 
@@ -166,8 +166,8 @@ def test_the_op_agrees_with_the_plain_form(pbc: tuple[bool, bool, bool], biased:
     variables = [q, k, v] + ([radial.positions, radial.strain] if radial else [])
     seed = random(8, 6, seed=9)
     results = []
-    for word in (collectives.attend, attend_twice):
-        out = word(q, k, v, graph_index, 2, radial)
+    for attend in (collectives.attend, attend_double_backward):
+        out = attend(q, k, v, graph_index, 2, radial)
         results.append([out, *torch.autograd.grad(out, variables, seed)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -176,7 +176,9 @@ def test_the_op_agrees_with_the_plain_form(pbc: tuple[bool, bool, bool], biased:
 def test_the_plain_form_has_second_derivatives_and_the_op_refuses_them() -> None:
     graph_index = torch.zeros(4, dtype=torch.int64)
     inputs = [random(4, 4, seed=seed).requires_grad_() for seed in range(3)]
-    assert torch.autograd.gradgradcheck(lambda q, k, v: attend_twice(q, k, v, graph_index, 2), inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        lambda q, k, v: attend_double_backward(q, k, v, graph_index, 2), inputs, fast_mode=True
+    )
     out = collectives.attend(*inputs, graph_index, 2)
     (gradient,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
@@ -194,13 +196,13 @@ def variables_of(biased: bool, num_atoms: int = 7, pbc: tuple[bool, bool, bool] 
 
 
 def attend_two_graphs(q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> Tensor:
-    """`attend_twice` of the first atoms in a skewed cell and of the last two in open space."""
+    """`attend_double_backward` of the first atoms in a skewed cell and of the last two in open space."""
     graph_index = torch.tensor([0] * (q.shape[0] - 2) + [1] * 2)
     if not others:
-        return attend_twice(q, k, v, graph_index, 2)
+        return attend_double_backward(q, k, v, graph_index, 2)
     positions, strain, weight = others
     radial = replace(radial_of(q.shape[0], SKEWED, (True, True, True)), positions=positions, strain=strain)
-    return attend_twice(q, k, v, graph_index, 2, replace(radial, weight=weight))
+    return attend_double_backward(q, k, v, graph_index, 2, replace(radial, weight=weight))
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -30,7 +30,7 @@ from uip.models.chgnet import CHGNet
 from uip.models.readout import evaluate
 from uip.program import trace
 from uip.program.reader import load_program
-from uip.program.writer import export_model, seal
+from uip.program.writer import append_record, export_model
 
 KINDS = (".pt2", ".pt")
 kind = pytest.mark.parametrize("suffix", KINDS)
@@ -227,7 +227,7 @@ def edited(path: Path, target: Path, change: Callable[[dict[str, Any]], None]) -
             elif name.endswith("extra/uip"):
                 record = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
     change(record)
-    seal(bare, record)
+    append_record(bare, record)
     return bare.rename(target)
 
 

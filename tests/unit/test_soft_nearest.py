@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from uip.graph.ase_io import structure_from_atoms
-from uip.graph.nearest import is_bond, nearest_edges
+from uip.graph.nearest import nearest_edges, select_bonds
 from uip.graph.neighbors import build_graph
 from uip.ops.soft_rank import SoftNearest
 from uip.parallel.library import load_library
@@ -53,7 +53,7 @@ def test_engines_choose_the_same_bonds(name: str, soft: str) -> None:
     nearest, bonds = torch.ops.uip.soft_bonds(centre, graph.reverse_edge, distance, num_atoms, *astuple(settings))
     wanted = nearest_edges(centre.numpy(), distance.numpy(), num_atoms, settings)
     assert np.array_equal(nearest.numpy(), wanted)
-    chosen = is_bond(centre.numpy(), graph.reverse_edge.numpy(), distance.numpy(), wanted, settings)
+    chosen = select_bonds(centre.numpy(), graph.reverse_edge.numpy(), distance.numpy(), wanted, settings)
     assert np.array_equal(bonds.numpy(), chosen)
     if name in ("dense", "sparse"):
         assert 0 < chosen.size < distance.numel()

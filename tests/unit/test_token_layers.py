@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
+from uip.nn.token_layers import FeedForward, Geometry, InferenceOptions, RowAttention
 from uip.parallel.library import load_library
 
 HEADS, DEGREES, CHANNELS = 2, (3, 2, 3), 16
-EXACT = Inference(keep=False, bfloat16=False)
+EXACT = InferenceOptions(keep=False, bfloat16=False)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,9 @@ def bonds_of(counts: list[int]) -> Tensor:
     return slots
 
 
-def geometry_of(counts: list[int], *, angular: bool, inference: Inference | None, recompute: bool = False) -> Geometry:
+def geometry_of(
+    counts: list[int], *, angular: bool, inference: InferenceOptions | None, recompute: bool = False
+) -> Geometry:
     num_bonds = sum(counts)
     log_weight = (-random(num_bonds, seed=1).square()).requires_grad_()
     direction = torch.nn.functional.normalize(random(num_bonds, 3, seed=2), dim=1).requires_grad_()
@@ -61,7 +63,7 @@ def results(counts: list[int], geometry: Geometry, *, only_atoms: bool) -> list[
     """Tokens, and the gradients of one number made of them."""
     v, t = tokens_of(counts)
     layer = attention()
-    outputs = [layer.of_atoms(v, t, geometry)] if only_atoms else list(layer(v, t, geometry))
+    outputs = [layer.forward_atoms(v, t, geometry)] if only_atoms else list(layer(v, t, geometry))
     loss = sum((y * random(*y.shape, seed=5 + k)).sum() for k, y in enumerate(outputs))
     variables = [v, t, geometry.log_weight, geometry.direction]
     return [*outputs, *torch.autograd.grad(loss, variables, materialize_grads=True)]
@@ -78,7 +80,7 @@ def test_rows_agree_with_the_plain_form(counts: list[int], angular: bool, only_a
     torch.set_num_threads(1)  # a tile is 512 tokens for each thread
     plain = results(counts, geometry_of(counts, angular=angular, inference=None), only_atoms=only_atoms)
     for keep in (False, True):
-        how = Inference(keep=keep, bfloat16=False)
+        how = InferenceOptions(keep=keep, bfloat16=False)
         tiled = results(counts, geometry_of(counts, angular=angular, inference=how), only_atoms=only_atoms)
         torch.testing.assert_close(tiled, plain, rtol=1e-11, atol=1e-12)
 
@@ -112,7 +114,7 @@ def test_bfloat16_is_as_good_as_its_digits() -> None:
     exact = layer(v, t, geometry)
     half = Geometry(
         geometry.log_weight.detach().float(), geometry.direction.detach().float(), geometry.bond_slots,
-        geometry.num_degrees, Inference(keep=True, bfloat16=True), recompute=False,
+        geometry.num_degrees, InferenceOptions(keep=True, bfloat16=True), recompute=False,
     )  # fmt: skip
     found = layer.float()(v.float(), t.float(), half)
     for a, b, x in zip(found, exact, (v, t), strict=True):
@@ -124,7 +126,7 @@ def test_bfloat16_is_as_good_as_its_digits() -> None:
 
 def test_bfloat16_of_float64_is_refused() -> None:
     layer, x = feed_forward(), random(3, CHANNELS, seed=0)
-    half = geometry_of([1], angular=False, inference=Inference(keep=False, bfloat16=True))
+    half = geometry_of([1], angular=False, inference=InferenceOptions(keep=False, bfloat16=True))
     with pytest.raises(RuntimeError, match="with bfloat16, tokens must be float32, got Double"):
         layer(x, half)
 
@@ -146,7 +148,7 @@ def test_a_derivative_finds_what_was_kept() -> None:
     num_tokens = len(counts) + sum(counts)
     sizes = {}
     for keep in (False, True):
-        geometry = geometry_of(counts, angular=False, inference=Inference(keep=keep, bfloat16=False))
+        geometry = geometry_of(counts, angular=False, inference=InferenceOptions(keep=keep, bfloat16=False))
         kept: dict[int, int] = {}
 
         def pack(x: Tensor, kept: dict[int, int] = kept) -> Tensor:

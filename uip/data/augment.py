@@ -27,7 +27,7 @@ def random_rotation(*seed: int) -> Tensor:
 
 def rotated(sample: Sample, rotation: Tensor) -> Sample:
     """A sample turned by R: vectors become R v, stress becomes R s R^T, scalars stay."""
-    graph, targets, turn = sample.graph, sample.targets, rotation.mT
-    vectors = {name: getattr(graph, name) @ turn for name in ("positions", "cell", "edge_vec")}
-    labels = {"forces": targets.forces @ turn, "stress": rotation @ targets.stress @ turn}
+    graph, targets, transposed = sample.graph, sample.targets, rotation.mT
+    vectors = {name: getattr(graph, name) @ transposed for name in ("positions", "cell", "edge_vec")}
+    labels = {"forces": targets.forces @ transposed, "stress": rotation @ targets.stress @ transposed}
     return replace(sample, graph=replace(graph, **vectors), targets=replace(targets, **labels))

@@ -140,6 +140,6 @@ class Store:
     def __getitem__(self, k: int) -> Sample:
         graph = {name: self.read(name, k) for name in STORED["graph"]}
         targets = {name: self.read(name, k) for name in STORED["targets"]}
-        place = (graph[name] for name in ("positions", "cell", "edge_index", "shifts", "graph_index"))
-        graph["edge_vec"] = edge_vectors(*place)  # type: ignore[arg-type]
+        inputs = (graph[name] for name in ("positions", "cell", "edge_index", "shifts", "graph_index"))
+        graph["edge_vec"] = edge_vectors(*inputs)  # type: ignore[arg-type]
         return Sample(Graph(**graph), Targets(**targets))  # type: ignore[arg-type]

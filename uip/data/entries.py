@@ -117,8 +117,8 @@ def _structure(values: Mapping[str, Any]) -> ase.Atoms:
     sites, lattice = values["sites"], values.get("lattice") or {"matrix": np.zeros((3, 3)), "pbc": False}
     cell = np.array(lattice["matrix"], dtype=np.float64)
     symbols = [_element(site) for site in sites]
-    places = [site["xyz"] if "xyz" in site else np.array(site["abc"]) @ cell for site in sites]
-    return ase.Atoms(symbols, np.array(places).reshape(-1, 3), cell=cell, pbc=lattice.get("pbc", True))
+    positions = [site["xyz"] if "xyz" in site else np.array(site["abc"]) @ cell for site in sites]
+    return ase.Atoms(symbols, np.array(positions).reshape(-1, 3), cell=cell, pbc=lattice.get("pbc", True))
 
 
 def _element(site: Mapping[str, Any]) -> str:

@@ -193,17 +193,18 @@ def _shear_warnings(labels: Sequence[Labels], predictions: Sequence[Labels]) -> 
     both = [k for k, one in enumerate(labels) if "stress" in one and "stress" in predictions[k]]
     if len(both) < 3:
         return []
-    given, said = (
+    given, predicted = (
         np.array([np.reshape(values[k]["stress"], (3, 3))[rows, columns] for k in both])
         for values in (labels, predictions)
     )
-    known = np.isfinite(said).all(axis=1)
-    errors = {order: float(np.square(given[known][:, order] - said[known]).sum()) for order in permutations(range(3))}
+    known = np.isfinite(predicted).all(axis=1)
+    given, predicted = given[known], predicted[known]
+    errors = {order: float(np.square(given[:, order] - predicted).sum()) for order in permutations(range(3))}
     best = min(errors, key=lambda order: errors[order])
     if errors[best] > 0.5 * errors[0, 1, 2]:
         return []
     names = ("yz", "xz", "xy")
-    found = ", ".join(f"{names[k]} is what labels call {names[place]}" for k, place in enumerate(best) if k != place)
+    found = ", ".join(f"{names[k]} is what labels call {names[source]}" for k, source in enumerate(best) if k != source)
     return [f"shear stresses fit the model far better in another order: {found}; look at how the file was written"]
 
 

@@ -49,5 +49,5 @@ def check_labels(structure: Structure, labels: Labels) -> None:
 
 
 def _first_bad(value: NDArray[np.float64]) -> str:
-    place = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
-    return f"{value[place]} at {place}" if place else f"{value}"
+    index = tuple(int(k) for k in np.argwhere(~np.isfinite(value))[0])
+    return f"{value[index]} at {index}" if index else f"{value}"

@@ -17,7 +17,7 @@ def prefetch(makers: Iterable[Callable[[], Item]]) -> Iterator[Item]:
     An error in a maker is raised where its item would have been.
     """
     # the number of threads is a setting of each thread
-    with ThreadPoolExecutor(1, "ahead", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+    with ThreadPoolExecutor(1, "prefetch", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         waiting: Future[Item] | None = None
         for maker in makers:
             begun = pool.submit(maker)

@@ -54,7 +54,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Integers:
     return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
-def cut(order: Integers, batch_size: int) -> list[Integers]:
+def equal_batches(order: Integers, batch_size: int) -> list[Integers]:
     """Batches of at most `batch_size`, as few as possible, all of one size to within one: no small rest at the end."""
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
 
@@ -89,7 +89,7 @@ def isolate_large(
         count = int(np.searchsorted(np.cumsum(costs[light]), room))
         groups[-1] = np.concatenate([groups[-1], light[:count]])
         light = light[count:]
-    return groups + cut(light, batch_size)
+    return groups + equal_batches(light, batch_size)
 
 
 def largest_balanced(costs: Floats, batch_size: int, num_shards: int) -> float:
@@ -103,17 +103,17 @@ def largest_balanced(costs: Floats, batch_size: int, num_shards: int) -> float:
 def assign_to_ranks(costs: Floats, num_ranks: int) -> list[Integers]:
     """Places in `costs` for each rank, ascending; ranks may get different numbers, or none."""
     heap = [(0.0, rank) for rank in range(num_ranks)]
-    hands: list[list[int]] = [[] for _ in range(num_ranks)]
-    for place in np.argsort(-costs, kind="stable"):
+    shards: list[list[int]] = [[] for _ in range(num_ranks)]
+    for index in np.argsort(-costs, kind="stable"):
         total, rank = heapq.heappop(heap)
-        hands[rank].append(int(place))
-        heapq.heappush(heap, (total + float(costs[place]), rank))
-    return [np.array(sorted(hand), dtype=np.int64) for hand in hands]
+        shards[rank].append(int(index))
+        heapq.heappush(heap, (total + float(costs[index]), rank))
+    return [np.array(sorted(shard), dtype=np.int64) for shard in shards]
 
 
-def imbalance(costs: Floats, hands: list[Integers]) -> float:
+def imbalance(costs: Floats, shards: list[Integers]) -> float:
     """max / mean - 1 of what ranks have to do: the part of the mean rank's time for which it waits."""
-    loads = np.array([costs[hand].sum() for hand in hands])
+    loads = np.array([costs[shard].sum() for shard in shards])
     return float(loads.max() / loads.mean() - 1.0)
 
 

@@ -37,8 +37,8 @@ class Sample:
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sample:
         """A copy on `device`, its real tensors as `dtype`; from pinned memory without waiting."""
-        place = {"device": device, "dtype": dtype}
-        return Sample(self.graph.to(**place), self.targets.to(**place), self.info)  # type: ignore[arg-type]
+        options = {"device": device, "dtype": dtype}
+        return Sample(self.graph.to(**options), self.targets.to(**options), self.info)  # type: ignore[arg-type]
 
     def pin(self) -> Sample:
         """A copy in memory that a GPU reads by itself."""

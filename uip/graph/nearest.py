@@ -17,28 +17,30 @@ CHUNK = 20_000
 
 
 def rows_of(centre: Integers, num_atoms: int) -> tuple[Integers, Integers]:
-    """Of items sorted by centre: how many each atom has, (N,), and the place of each item in its row."""
+    """Of items sorted by centre: how many each atom has, (N,), and the slot of each item in its row."""
     counts = np.bincount(centre, minlength=num_atoms)
     return counts, np.arange(centre.size) - (np.cumsum(counts) - counts)[centre]
 
 
 def padded_rows(centre: Integers, items: Integers, num_atoms: int) -> Integers:
     """`items`, sorted by centre, as one row an atom, padded with -1: (N, most items of an atom, at least 1)."""
-    counts, place = rows_of(centre, num_atoms)
+    counts, slot = rows_of(centre, num_atoms)
     rows = np.full((num_atoms, int(counts.max(initial=1))), -1, dtype=np.int64)  # never without a column
-    rows[centre, place] = items
+    rows[centre, slot] = items
     return rows
 
 
 def nearest_edges(centre: Integers, distances: Floats, num_atoms: int, soft: SoftNearest) -> Integers:
     """The edges of each atom to its nearest neighbours, nearest first, padded with -1: (N, M), M < soft.nearest."""
     order = np.lexsort((distances, centre))
-    _, place = rows_of(centre, num_atoms)  # the sorted centres are the centres
-    chosen = place < soft.nearest - 1
+    _, slot = rows_of(centre, num_atoms)  # the sorted centres are the centres
+    chosen = slot < soft.nearest - 1
     return padded_rows(centre[chosen], order[chosen], num_atoms)
 
 
-def is_bond(centre: Integers, reverse: Integers, distances: Floats, nearest: Integers, soft: SoftNearest) -> Integers:
+def select_bonds(
+    centre: Integers, reverse: Integers, distances: Floats, nearest: Integers, soft: SoftNearest
+) -> Integers:
     """Edges that are bonds, ascending; with an edge its reverse is chosen."""
     ranks = _ranks(centre, distances, nearest, soft)
     x = envelope_coordinate(ranks, ranks[torch.from_numpy(reverse)], torch.from_numpy(distances), soft)

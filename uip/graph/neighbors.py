@@ -15,14 +15,14 @@ import vesin
 from numpy.typing import NDArray
 
 from uip.graph.batch import Graph
-from uip.graph.nearest import is_bond, nearest_edges, padded_rows
+from uip.graph.nearest import nearest_edges, padded_rows, select_bonds
 from uip.graph.structure import MIN_DISTANCE, Structure, complete_cell
 from uip.ops.soft_rank import SoftNearest
 from uip.schema import Floats, Integers
 
 
 @dataclass(frozen=True)
-class Pairs:
+class NeighborPairs:
     """Directed pairs sorted by centre, with their vectors (E, 3) A and the index of the opposite direction."""
 
     centre: Integers
@@ -34,13 +34,13 @@ class Pairs:
         """r_j - r_i + shifts @ cell; opposite directions differ in sign alone, to the last bit."""
         return (positions[self.neighbor] - positions[self.centre]) + self.shifts.astype(np.float64) @ cell
 
-    def select(self, mask: NDArray[np.bool_]) -> Pairs:
+    def select(self, mask: NDArray[np.bool_]) -> NeighborPairs:
         """The pairs under `mask`, which must hold both directions of a pair or neither."""
         number = np.cumsum(mask) - 1
-        return Pairs(self.centre[mask], self.neighbor[mask], self.shifts[mask], number[self.reverse[mask]])
+        return NeighborPairs(self.centre[mask], self.neighbor[mask], self.shifts[mask], number[self.reverse[mask]])
 
 
-def find_pairs(structure: Structure, cutoff: float) -> Pairs:
+def find_pairs(structure: Structure, cutoff: float) -> NeighborPairs:
     """All pairs with |r_j - r_i + shifts @ cell| < cutoff, both directions, sorted by centre."""
     cell = complete_cell(structure.cell, structure.pbc)
     search = vesin.NeighborList(cutoff=cutoff, full_list=False)
@@ -48,10 +48,10 @@ def find_pairs(structure: Structure, cutoff: float) -> Pairs:
     i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)
     centre = np.concatenate([i, j])
     order = np.argsort(centre, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    opposite = np.concatenate([place[i.size :], place[: i.size]])
-    return Pairs(
+    slot = np.empty_like(order)
+    slot[order] = np.arange(order.size)
+    opposite = np.concatenate([slot[i.size :], slot[: i.size]])
+    return NeighborPairs(
         centre[order],
         np.concatenate([j, i])[order],
         np.concatenate([shifts, -shifts])[order],
@@ -87,7 +87,7 @@ class NeighborList:
         self.cutoff, self.bond_cutoff, self.soft, self.skin = cutoff, bond_cutoff, soft, skin
         self.num_searches = 0
         self._built: Structure | None = None
-        self._pairs: Pairs | None = None
+        self._pairs: NeighborPairs | None = None
 
     def build(self, structure: Structure) -> Graph:
         """The graph of `structure`, float64 on the CPU.
@@ -106,7 +106,7 @@ class NeighborList:
         _check_distances(pairs, distances)
         return _to_graph(structure, pairs, vectors, self._bonds(pairs, distances, structure.atomic_numbers.size))
 
-    def _bonds(self, pairs: Pairs, distances: Floats, num_atoms: int) -> dict[str, Integers]:
+    def _bonds(self, pairs: NeighborPairs, distances: Floats, num_atoms: int) -> dict[str, Integers]:
         if self.soft is not None:
             return _soft_bonds(pairs, distances, num_atoms, self.soft)
         if self.bond_cutoff is None:
@@ -150,9 +150,9 @@ def build_graph(
     return NeighborList(cutoff, bond_cutoff, soft).build(structure)
 
 
-def _soft_bonds(pairs: Pairs, distances: Floats, num_atoms: int, soft: SoftNearest) -> dict[str, Integers]:
+def _soft_bonds(pairs: NeighborPairs, distances: Floats, num_atoms: int, soft: SoftNearest) -> dict[str, Integers]:
     nearest = nearest_edges(pairs.centre, distances, num_atoms, soft)
-    chosen = is_bond(pairs.centre, pairs.reverse, distances, nearest, soft)
+    chosen = select_bonds(pairs.centre, pairs.reverse, distances, nearest, soft)
     mask = np.zeros(pairs.centre.size, dtype=bool)
     mask[chosen] = True
     bonds = pairs.select(mask)
@@ -164,7 +164,7 @@ def _soft_bonds(pairs: Pairs, distances: Floats, num_atoms: int, soft: SoftNeare
     }
 
 
-def _check_distances(pairs: Pairs, distances: Floats) -> None:
+def _check_distances(pairs: NeighborPairs, distances: Floats) -> None:
     if distances.size and distances.min() < MIN_DISTANCE:
         worst = int(distances.argmin())
         raise ValueError(
@@ -173,7 +173,7 @@ def _check_distances(pairs: Pairs, distances: Floats) -> None:
         )
 
 
-def _to_graph(structure: Structure, pairs: Pairs, vectors: Floats, bonds: dict[str, Integers]) -> Graph:
+def _to_graph(structure: Structure, pairs: NeighborPairs, vectors: Floats, bonds: dict[str, Integers]) -> Graph:
     return Graph(
         atomic_numbers=torch.from_numpy(structure.atomic_numbers),
         positions=torch.from_numpy(structure.positions),

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from uip.models.card import ModelCard
 from uip.models.potential import Output, Potential
 from uip.nn.spherical import degree_norms, spherical_harmonics
-from uip.nn.token_layers import FeedForward, Geometry, Inference, RowAttention
-from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_twice
+from uip.nn.token_layers import FeedForward, Geometry, InferenceOptions, RowAttention
+from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_double_backward
 from uip.ops.recompute import recomputed
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
 from uip.parallel.collectives import BONDS, attend, reverse_edges
@@ -101,7 +101,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class GlobalGeometry:
     """Where atoms are, for attention over all of them; fields as in `uip.schema` and `uip.ops.attention.Radial`."""
 
     graph_index: Tensor
@@ -132,10 +132,12 @@ class NodeAttention(nn.Module):
         start = torch.full((config.num_heads, NUM_FREQUENCIES), 1.0 / NUM_FREQUENCIES)
         self.radial_weight = nn.Parameter(start) if config.radial else None
 
-    def forward(self, v: Tensor, place: Place) -> Tensor:
+    def forward(self, v: Tensor, global_geometry: GlobalGeometry) -> Tensor:
         query, key, value = self.qkv(self.norm(v)).chunk(3, dim=1)
-        word = attend_twice if self.training else attend
-        out = word(query, key, value, place.graph_index, self.heads, place.radial(self.radial_weight))
+        attention = attend_double_backward if self.training else attend
+        out = attention(
+            query, key, value, global_geometry.graph_index, self.heads, global_geometry.radial(self.radial_weight)
+        )
         return self.scale * self.output(out)
 
 
@@ -151,22 +153,26 @@ class Block(nn.Module):
         self.node = NodeAttention(config) if config.node_attention else None
         self.node_ffn = FeedForward(channels, scale)
 
-    def forward(self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, global_geometry: GlobalGeometry
+    ) -> tuple[Tensor, Tensor]:
         """Tokens of atoms (N, H) and bonds (S, H) to the same; `reverse`: `reverse_bond` of `uip.schema`."""
         v, t = self.source(v, t, geometry)
         v, t = self.destination(v, reverse_edges(t, reverse, BONDS), geometry)
         t = self.bond_ffn(reverse_edges(t, reverse, BONDS), geometry)
-        return self._atoms(v, geometry, place), t
+        return self._atoms(v, geometry, global_geometry), t
 
-    def of_atoms(self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, place: Place) -> Tensor:
+    def forward_atoms(
+        self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, global_geometry: GlobalGeometry
+    ) -> Tensor:
         """Only the atoms' own tokens (N, H): all that is read of the last block."""
         v, t = self.source(v, t, geometry)
-        v = self.destination.of_atoms(v, reverse_edges(t, reverse, BONDS), geometry)
-        return self._atoms(v, geometry, place)
+        v = self.destination.forward_atoms(v, reverse_edges(t, reverse, BONDS), geometry)
+        return self._atoms(v, geometry, global_geometry)
 
-    def _atoms(self, v: Tensor, geometry: Geometry, place: Place) -> Tensor:
+    def _atoms(self, v: Tensor, geometry: Geometry, global_geometry: GlobalGeometry) -> Tensor:
         if self.node is not None:
-            v = v + self.node(v, place)
+            v = v + self.node(v, global_geometry)
         result: Tensor = self.node_ffn(v, geometry)
         return result
 
@@ -329,19 +335,19 @@ class AllScAIP(Potential):
         geometry = Geometry(
             bonds.log_weight, bonds.direction, bond_slots, num_degrees, inference, recompute=self.recompute
         )
-        place = Place(graph_index, positions, strain, cell, pbc)
+        global_geometry = GlobalGeometry(graph_index, positions, strain, cell, pbc)
         v, t = self.embedding(
             species, graph_index, charge, spin, bonds, recompute=self.recompute or inference is not None
         )
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
-            v, t = block(v, t, geometry, reverse_bond, place)
-        v = last.of_atoms(v, t, geometry, reverse_bond, place)
+            v, t = block(v, t, geometry, reverse_bond, global_geometry)
+        v = last.forward_atoms(v, t, geometry, reverse_bond, global_geometry)
         node_energy = self.energy(v).squeeze(1) * self.energy_scale
         node_energy = node_energy.to(torch.float64) + self.reference_energy.index_select(0, species)
         return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
 
-    def _inference(self, log_weight: Tensor) -> Inference | None:
+    def _inference(self, log_weight: Tensor) -> InferenceOptions | None:
         """How layers are computed; None where weights want derivatives, or derivatives are differentiated again."""
         if torch.is_grad_enabled() and (self.training or any(weight.requires_grad for weight in self.parameters())):
             return None
@@ -349,9 +355,9 @@ class AllScAIP(Potential):
         gradient = torch.is_grad_enabled() and self.conservative
         num_bonds = log_weight.shape[0]
         if not isinstance(num_bonds, int):  # a program that is being written has no numbers yet
-            return Inference(gradient and self.activation_budget > 0, self.bfloat16_products)
+            return InferenceOptions(gradient and self.activation_budget > 0, self.bfloat16_products)
         numbers = 11 * self.config.num_layers * num_bonds * self.config.channels
-        return Inference(
+        return InferenceOptions(
             gradient and numbers * log_weight.element_size() <= self.activation_budget, self.bfloat16_products
         )
 
@@ -360,8 +366,8 @@ class AllScAIP(Potential):
     ) -> Bonds:
         length = torch.linalg.vector_norm(edge_vec, dim=1)
         far = 2.0 * self.soft.reach  # to no neighbour: adds nothing to a rank
-        places = torch.where(nearest_edges < 0, length.shape[0], nearest_edges)
-        nearest = F.pad(length, (0, 1), value=far).index_select(0, places.flatten()).view(places.shape)
+        slots = torch.where(nearest_edges < 0, length.shape[0], nearest_edges)
+        nearest = F.pad(length, (0, 1), value=far).index_select(0, slots.flatten()).view(slots.shape)
         centre = edge_index[0].index_select(0, bond_index)
         distance = length.index_select(0, bond_index)
         rank = soft_rank(distance, nearest.index_select(0, centre), self.soft.sigma)

@@ -2,7 +2,7 @@
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms' own first, then bonds'), H channels, F = 2 H.
 
-Training differentiates twice, with respect to weights too: plain operations of torch. Inference wants first derivatives
+Training differentiates twice, with respect to weights too: plain operations of torch. Inference needs first derivatives
 with respect to the geometry alone: ops of libuip (`uip/csrc/row_layer.h`, `feed_forward.h`), which work on tiles of
 tokens that stay near the processor, and keep little more than what enters a layer.
 """
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.nn.rows import Rows, attend_rows, attend_rows_of_atoms, make_rows
+from uip.nn.row_attention import Rows, attend_rows, attend_rows_of_atoms, make_rows
 from uip.ops.recompute import recomputed
 
 
 @dataclass(frozen=True)
-class Inference:
+class InferenceOptions:
     """How layers are computed where only first derivatives with respect to the geometry are wanted."""
 
     keep: bool
@@ -43,7 +43,7 @@ class Geometry:
     """(N, K) as in `uip.schema`."""
     num_degrees: int
     """Of the angular encoding; 0: none."""
-    inference: Inference | None
+    inference: InferenceOptions | None
     """None: training."""
     recompute: bool
     """In training: keep what enters a layer alone, and compute the rest again for derivatives."""
@@ -53,7 +53,7 @@ class Geometry:
         """For the plain form."""
         return make_rows(self.log_weight, self.direction, self.bond_slots, self.num_degrees)
 
-    def through(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, weights: Iterable[Tensor]) -> Tensor:
+    def apply_layer(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, weights: Iterable[Tensor]) -> Tensor:
         """`layer(x, rows)` of those weights, in the plain form."""
         rows = self.rows
         if not self.recompute:
@@ -85,14 +85,14 @@ class RowAttention(nn.Module):
         """Tokens of atoms (N, H) and bonds (S, H) to the same."""
         if geometry.inference is not None:
             return self._infer(v, t, geometry, geometry.inference, only_atoms=False)
-        x = geometry.through(self._plain, torch.cat([v, t]), self.parameters())
+        x = geometry.apply_layer(self._plain, torch.cat([v, t]), self.parameters())
         return x[: v.shape[0]], x[v.shape[0] :]
 
-    def of_atoms(self, v: Tensor, t: Tensor, geometry: Geometry) -> Tensor:
+    def forward_atoms(self, v: Tensor, t: Tensor, geometry: Geometry) -> Tensor:
         """Only the atoms' own tokens, (N, H)."""
         if geometry.inference is not None:
             return self._infer(v, t, geometry, geometry.inference, only_atoms=True)[0]
-        return geometry.through(self._plain_of_atoms, torch.cat([v, t]), self.parameters())
+        return geometry.apply_layer(self._plain_of_atoms, torch.cat([v, t]), self.parameters())
 
     def _plain(self, x: Tensor, rows: Rows) -> Tensor:
         """Tokens (T, H) to the same."""
@@ -108,14 +108,14 @@ class RowAttention(nn.Module):
         return x[own] + self.scale * self.output(context)
 
     def _infer(
-        self, v: Tensor, t: Tensor, geometry: Geometry, how: Inference, *, only_atoms: bool
+        self, v: Tensor, t: Tensor, geometry: Geometry, options: InferenceOptions, *, only_atoms: bool
     ) -> tuple[Tensor, Tensor]:
         qkv, output = self.qkv, self.output
         weights = [self.norm.weight, qkv.weight, qkv.bias, output.weight, output.bias, self.scale]
         degrees = self.degrees if geometry.num_degrees else (self.channels // self.heads,)
-        where = (geometry.log_weight, geometry.direction, geometry.bond_slots)
+        geometry_inputs = (geometry.log_weight, geometry.direction, geometry.bond_slots)
         v, t, _ = torch.ops.uip.row_layer(
-            v, t, *where, weights, self.heads, degrees, only_atoms, how.keep, how.bfloat16
+            v, t, *geometry_inputs, weights, self.heads, degrees, only_atoms, options.keep, options.bfloat16
         )
         return v, t
 

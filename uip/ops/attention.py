@@ -55,7 +55,7 @@ class Radial:
         strain = None if self.strain is None else self.strain[atoms]
         return Radial(self.weight, self.positions[atoms], strain, self.cell[graph], self.pbc[graph])
 
-    def moving(self) -> dict[str, Tensor]:
+    def differentiable(self) -> dict[str, Tensor]:
         """The fields that derivatives are taken of."""
         given = {"weight": self.weight, "positions": self.positions, "strain": self.strain}
         return {name: value for name, value in given.items() if value is not None}
@@ -122,7 +122,7 @@ def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
     return shifts[helps & (square > 0)]
 
 
-def attend_twice(
+def attend_double_backward(
     q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None
 ) -> Tensor:
     """out (N, H) of q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending.
@@ -145,18 +145,20 @@ def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None) -> Tenso
     size = max(1, TILE // max(1, row))
     if size >= num_atoms:
         return _attend_rows(q, k, v, radial, slice(None))
-    moving = {} if radial is None else radial.moving()
+    differentiable = {} if radial is None else radial.differentiable()
     parts = []
     for tile, query in enumerate(q.split(size, dim=1)):
         rows = slice(tile * size, (tile + 1) * size)
-        parts.append(recomputed(functools.partial(_attend_tile, radial, rows), query, k, v, *moving.values()))
+        parts.append(recomputed(functools.partial(_attend_tile, radial, rows), query, k, v, *differentiable.values()))
     return torch.cat(parts, dim=1)
 
 
-def _attend_tile(radial: Radial | None, rows: slice, q: Tensor, k: Tensor, v: Tensor, *moving: Tensor) -> Tensor:
+def _attend_tile(
+    radial: Radial | None, rows: slice, q: Tensor, k: Tensor, v: Tensor, *differentiable: Tensor
+) -> Tensor:
     """`_attend_rows` as a function of all that derivatives are taken of."""
     if radial is not None:
-        radial = replace(radial, **dict(zip(radial.moving(), moving, strict=True)))
+        radial = replace(radial, **dict(zip(radial.differentiable(), differentiable, strict=True)))
     return _attend_rows(q, k, v, radial, rows)
 
 

@@ -58,16 +58,16 @@ class _Call:
         """f' grad with respect to the `needed` leaves."""
         with torch.enable_grad():
             value = self.function(*leaves[: self.num_arguments])
-            sources = chosen(leaves, needed)
+            sources = select(leaves, needed)
             return torch.autograd.grad(value, sources, grad, create_graph=create_graph, materialize_grads=True)
 
 
-def chosen(values: Iterable[Any], wanted: Iterable[bool]) -> list[Any]:
+def select(values: Iterable[Any], wanted: Iterable[bool]) -> list[Any]:
     return [value for value, want in zip(values, wanted, strict=True) if want]
 
 
-def spread(values: Iterable[Any], wanted: Iterable[bool]) -> tuple[Any, ...]:
-    """The inverse of `chosen`, with None elsewhere."""
+def scatter(values: Iterable[Any], wanted: Iterable[bool]) -> tuple[Any, ...]:
+    """The inverse of `select`, with None elsewhere."""
     rest = iter(values)
     return tuple(next(rest) if want else None for want in wanted)
 
@@ -84,7 +84,7 @@ class _Value(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         found = _Gradient.apply(ctx.call, grads[0], *ctx.saved_tensors)
-        return (None, None, *spread(found, ctx.call.wanted))
+        return (None, None, *scatter(found, ctx.call.wanted))
 
 
 class _Gradient(torch.autograd.Function):
@@ -106,13 +106,13 @@ class _Gradient(torch.autograd.Function):
                 "with `create_graph=True`; differentiate the function itself"
             )
         call, (grad, *tensors) = ctx.call, ctx.saved_tensors
-        read = tuple(value is not None for value in spread(grads, call.wanted))
+        read = tuple(value is not None for value in scatter(grads, call.wanted))
         grad, leaves = grad.detach().requires_grad_(), call.leaves(tuple(tensors))
         first = call.gradient(leaves, grad, read, create_graph=True) if any(read) else ()
         others = [other for other in grads if other is not None]
         used = [value.requires_grad for value in first]  # not so where y does not depend on that tensor
         if not any(used):
             return (None,) * (2 + len(tensors))
-        sources = [grad, *chosen(leaves, call.wanted)]
-        found = torch.autograd.grad(chosen(first, used), sources, chosen(others, used), materialize_grads=True)
-        return (None, found[0], *spread(found[1:], call.wanted))
+        sources = [grad, *select(leaves, call.wanted)]
+        found = torch.autograd.grad(select(first, used), sources, select(others, used), materialize_grads=True)
+        return (None, found[0], *scatter(found[1:], call.wanted))

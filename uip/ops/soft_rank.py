@@ -50,8 +50,8 @@ def smooth_step(x: Tensor) -> Tensor:
 
 def soft_rank(distance: Tensor, nearest: Tensor, sigma: float) -> Tensor:
     """Ranks (S,) of neighbours at `distance` (S,) among candidates at `nearest` (S, M); the centre's own is added."""
-    ahead = smooth_step((distance.unsqueeze(1) - nearest) / sigma).sum(1)
-    return ahead + smooth_step(distance / sigma)
+    nearer = smooth_step((distance.unsqueeze(1) - nearest) / sigma).sum(1)
+    return nearer + smooth_step(distance / sigma)
 
 
 def envelope_coordinate(rank: Tensor, reverse_rank: Tensor, distance: Tensor, soft: SoftNearest) -> Tensor:

@@ -95,7 +95,7 @@ def export_model(
         else:
             say("writing TorchScript")
             _write_script(program, file)
-        seal(file, record)
+        append_record(file, record)
         say("running the self-test")
         _check_program(file, place)
         file.replace(path)
@@ -197,7 +197,7 @@ def _write_script(program: GraphModule, file: Path) -> None:
         torch.jit.script(scriptable(program)).save(str(file))
 
 
-def seal(file: Path, record: dict[str, Any]) -> None:
+def append_record(file: Path, record: dict[str, Any]) -> None:
     """Append the record to the archive, and a sha256 of all it holds: torch reads archives without checking them."""
     buffer = io.BytesIO()
     torch.save(record, buffer)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import uip
 from uip.train.config import read_config
-from uip.train.loop import Watch, train
+from uip.train.loop import StepCallback, train
 from uip.train.template import settings_text
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
@@ -56,8 +56,8 @@ def run(path: Path, *, resume: bool, debug: bool = False) -> int:
     try:
         config = read_config(path)
         folder = Path(config.run.folder)
-        with progress_bar() as watch:
-            best = train(config, resume=resume, say=print_once, watch=watch)
+        with progress_bar() as on_step:
+            best = train(config, resume=resume, report=print_once, on_step=on_step)
     except Exception as error:
         log = write_error_log(folder)
         if debug or not isinstance(error, USER_ERRORS):
@@ -88,7 +88,7 @@ def write_error_log(folder: Path | None) -> Path | None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Watch]:
+def progress_bar() -> Iterator[StepCallback]:
     """A bar with steps and structures per second on the first rank's terminal; nothing is drawn into a file."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]:.3g} structures/s,"))
     shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
@@ -96,12 +96,12 @@ def progress_bar() -> Iterator[Watch]:
     with Progress(*columns, *times, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task, began, seen = bar.add_task("", rate=0.0), time.monotonic(), 0
 
-        def watch(done: int, total: int, structures: int) -> None:
+        def update(done: int, total: int, structures: int) -> None:
             nonlocal seen
             seen += structures
             bar.update(task, completed=done, total=total, rate=seen / (time.monotonic() - began))
 
-        yield watch
+        yield update
 
 
 def print_once(text: str) -> None:

@@ -34,19 +34,19 @@ from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
 from uip.train.config import PATHS, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
-from uip.train.loss import PROPERTIES, absolute_errors, count_labels, penalties, residuals, scales
+from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
 from uip.train.optim import learning_rate
-from uip.train.setup import initial_model, open_data, prepare_folder, run_device, write_structures, writing
-from uip.train.state import State, ema_weights, resume_from, save_state, start
+from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device, write_structures
+from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
 """From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
 
-KEPT = "free space and go on with --resume: the checkpoints before this one are whole"
+DISK_FULL_ADVICE = "free space and go on with --resume: the checkpoints before this one are whole"
 """What to do when a checkpoint cannot be written."""
 
-Watch = Callable[[int, int, int], None]
+StepCallback = Callable[[int, int, int], None]
 """Told of each step: how many are done, how many there are, how many structures it had."""
 
 
@@ -54,14 +54,14 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    say: Callable[[str], None] = lambda text: None,
-    watch: Watch = lambda done, total, structures: None,
+    report: Callable[[str], None] = lambda text: None,
+    on_step: StepCallback = lambda done, total, structures: None,
 ) -> Path:
     """Run `config`; returns the path of the best potential.
 
     Args:
         resume: go on from last.ckpt if there is one.
-        say: called with what a reader wants to know: sizes at the start, errors after each epoch.
+        report: called with what a reader wants to know: sizes at the start, errors after each epoch.
 
     Raises:
         ValueError: a mistake in config or data.
@@ -77,22 +77,22 @@ def train(
     model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model, ranks)
-    state = start(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
+    state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
         resume_from(state, config, folder / "last.ckpt")
     # paths may differ from machine to machine, what is in the files may not
     same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
     ranks.check_same("data", training.digest() + validation.digest())
-    say(
+    report(
         f"{len(training)} structures to learn, {len(validation)} to validate, "
         f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
     )
     for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
-        say(f"warning: {warning}")
+        report(f"warning: {warning}")
     log = Log(folder, keep=state.lines, tensorboard=config.run.tensorboard) if ranks.is_first else None
     try:
-        run_epochs(config, state, training, validation, ranks, log, say, watch)
+        run_epochs(config, state, training, validation, ranks, log, report, on_step)
     finally:
         if log is not None:
             log.close()
@@ -107,8 +107,8 @@ def run_epochs(
     validation: Dataset,
     ranks: Ranks,
     log: Log | None,
-    say: Callable[[str], None],
-    watch: Watch,
+    report: Callable[[str], None],
+    on_step: StepCallback,
 ) -> None:
     """All epochs that are left, or as many as `run.hours` has room for."""
     cost = cost_model(state.model.name)
@@ -120,28 +120,28 @@ def run_epochs(
         state.epoch = epoch
         batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
         left = batches[state.batch :]
-        for batch, samples in zip(left, my_samples(config, state, training, left, costs, ranks), strict=True):
+        for batch, samples in zip(left, rank_samples(config, state, training, left, costs, ranks), strict=True):
             progress = min(state.step / max(num_steps - 1, 1), 1.0)
             rate = learning_rate(config.optim, state.step, num_steps, size)
             line = gradient_step(config, state, samples, rate, progress, ranks)
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - began
-            note(log, state, {"kind": "train", **line, "rate": rate})
-            watch(state.step, num_steps, len(batch))
+            write_log(log, state, {"kind": "train", **line, "rate": rate})
+            on_step(state.step, num_steps, len(batch))
             late = out_of_time(config, state, ranks)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(config, state, ranks)
             if late:
-                say(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
+                report(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
                 break
         found = validate(config, state, validation, checks, ranks)
         finish_epoch(config, state, found, ranks, log, whole=state.batch == len(batches))
-        say(f"epoch {epoch + 1}/{run.epochs}: " + describe(found))
+        report(f"epoch {epoch + 1}/{run.epochs}: " + format_errors(found))
         if state.batch:
             return
 
 
-def my_samples(
+def rank_samples(
     config: TrainConfig, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
 ) -> Iterator[list[Sample]]:
     """This rank's part of each batch, in micro_batches, made while the model works on the one before."""
@@ -171,37 +171,37 @@ def gradient_step(
     """One step of the optimiser on this rank's part of the batch; what the log says of it."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     samples = [sample.to(device=device) for sample in samples]
-    none = torch.zeros(len(PROPERTIES), dtype=torch.float64)
+    none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
     counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
     scale = scales(config.loss.weights(progress), counts).to(device=device, dtype=real)
     state.optimizer.zero_grad(set_to_none=True)
-    summary = torch.zeros(1 + len(PROPERTIES), dtype=torch.float64)
+    summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64)
     for sample in samples:
         outputs = evaluate(state.model, sample.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, sample.targets, sample.graph)
         value = (scale * penalties(errors, config.loss)).sum()
         value.backward()
         summary += torch.cat([value.detach().double().cpu().view(1), absolute_errors(errors)])
-    moving = [parameter for _, parameter in state.parameters]
-    ranks.sum_gradients(moving)
+    trainable = [parameter for _, parameter in state.parameters]
+    ranks.sum_gradients(trainable)
     summary = ranks.sum(summary)
-    norm = float(nn.utils.clip_grad_norm_(moving, config.optim.clip or float("inf")))
-    check_step(config, state, float(summary[0]), norm, samples, ranks)
+    norm = float(nn.utils.clip_grad_norm_(trainable, config.optim.clip or float("inf")))
+    check_divergence(config, state, float(summary[0]), norm, samples, ranks)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
-    if state.average is not None:
-        state.average.update(state.model)
+    if state.ema is not None:
+        state.ema.update(state.model)
     return {"loss": float(summary[0]), **mean_errors(summary[1:], counts), "gradient": norm}
 
 
 def mean_errors(sums: Tensor, counts: Tensor) -> Line:
     """MAE by property, None where there are no labels or no predictions."""
     known = (counts > 0) & torch.isfinite(sums)
-    return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(PROPERTIES)}
+    return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(LOSS_TERMS)}
 
 
-def check_step(
+def check_divergence(
     config: TrainConfig, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks
 ) -> None:
     """Stop before the weights are spoiled. Loss and norm are sums over ranks, so all ranks stop together."""
@@ -222,7 +222,7 @@ def check_step(
 def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
     """Loss, with the final weights of its terms, and MAE by property over `data`."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    sums = torch.zeros(3, len(PROPERTIES), dtype=torch.float64)  # penalties, absolute errors, labels
+    sums = torch.zeros(3, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute errors, labels
     mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
     with ema_weights(state) as model:
         for part in micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST):
@@ -236,7 +236,7 @@ def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ra
     return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
 
 
-def describe(found: Line) -> str:
+def format_errors(found: Line) -> str:
     """A validation in words."""
     units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
     return ", ".join(f"{name} {found[name]:.4g} {unit}" for name, unit in units.items() if found[name] is not None)
@@ -245,9 +245,9 @@ def describe(found: Line) -> str:
 def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
     """Log, keep the best, write the checkpoint from which the next epoch, or the rest of this one, starts."""
     folder = Path(config.run.folder)
-    note(log, state, found)
+    write_log(log, state, found)
     if ranks.is_first and found["loss"] < state.best:
-        with ema_weights(state) as model, writing(folder, KEPT):
+        with ema_weights(state) as model, explain_write_errors(folder, DISK_FULL_ADVICE):
             save_checkpoint(model, folder / "best.ckpt")
     state.best = min(state.best, found["loss"])
     if whole:
@@ -257,7 +257,7 @@ def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, l
         log.draw()
 
 
-def note(log: Log | None, state: State, line: Line) -> None:
+def write_log(log: Log | None, state: State, line: Line) -> None:
     """One line of the log; every rank counts it, the first one writes it."""
     state.lines += 1
     if log is not None:
@@ -274,6 +274,6 @@ def out_of_time(config: TrainConfig, state: State, ranks: Ranks) -> bool:
 def save_last(config: TrainConfig, state: State, ranks: Ranks) -> None:
     """Write last.ckpt."""
     if ranks.is_first:
-        with writing(Path(config.run.folder), KEPT):
+        with explain_write_errors(Path(config.run.folder), DISK_FULL_ADVICE):
             save_state(state, config, Path(config.run.folder) / "last.ckpt")
     ranks.wait()

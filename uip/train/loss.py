@@ -19,7 +19,7 @@ from uip.data.samples import Targets
 from uip.graph.batch import Graph, Outputs
 from uip.units import EV_PER_A3_TO_GPA
 
-PROPERTIES = ("energy", "forces", "stress", "magmoms")
+LOSS_TERMS = ("energy", "forces", "stress", "magmoms")
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class LossConfig:
         if self.kind == "huber" and self.delta <= 0:
             raise ValueError(f"'loss.delta' must be positive, got {self.delta}")
         for name in self.final:
-            if name not in PROPERTIES:
-                raise ValueError(f"unknown key 'loss.final.{name}'{suggestion(name, PROPERTIES)}")
+            if name not in LOSS_TERMS:
+                raise ValueError(f"unknown key 'loss.final.{name}'{suggestion(name, LOSS_TERMS)}")
         starts, ends = self.weights(0.0), self.weights(1.0)
         if min((*starts.values(), *ends.values())) < 0 or not any(starts.values()):
             raise ValueError(f"loss weights must not be negative, nor all zero, got {starts}")
 
     def weights(self, progress: float) -> dict[str, float]:
         """Weights by property; `progress` runs from 0 to 1."""
-        start = {name: float(getattr(self, name)) for name in PROPERTIES}
+        start = {name: float(getattr(self, name)) for name in LOSS_TERMS}
         return {name: weight + progress * (self.final.get(name, weight) - weight) for name, weight in start.items()}
 
     @property
@@ -74,8 +74,8 @@ def penalty(residual: Tensor, config: LossConfig) -> Tensor:
 
 
 def count_labels(targets: Targets) -> Tensor:
-    """Labelled values of each of `PROPERTIES`, (4,) float64 so that ranks can sum it."""
-    counts = [torch.isfinite(getattr(targets, name)).sum() for name in PROPERTIES]
+    """Labelled values of each of `LOSS_TERMS`, (4,) float64 so that ranks can sum it."""
+    counts = [torch.isfinite(getattr(targets, name)).sum() for name in LOSS_TERMS]
     return torch.stack(counts).to(torch.float64)
 
 
@@ -101,7 +101,7 @@ def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Ten
 def penalties(parts: dict[str, Tensor], config: LossConfig) -> Tensor:
     """Sums of penalties by property, (4,); a property that was not predicted has none."""
     none = parts["energy"].new_zeros(())
-    return torch.stack([penalty(parts[name], config) if name in parts else none for name in PROPERTIES])
+    return torch.stack([penalty(parts[name], config) if name in parts else none for name in LOSS_TERMS])
 
 
 def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
     `counts`: labels of the whole step, see `count_labels`.
     """
-    weight = torch.tensor([weights[name] for name in PROPERTIES], dtype=torch.float64)
+    weight = torch.tensor([weights[name] for name in LOSS_TERMS], dtype=torch.float64)
     return torch.where(counts > 0, weight / counts.clamp(min=1).cpu(), 0.0)
 
 
@@ -117,5 +117,5 @@ def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
     """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of batches. NaN for
     what the model does not predict."""
     unknown = torch.tensor(torch.nan)
-    sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in PROPERTIES]
+    sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in LOSS_TERMS]
     return torch.stack([value.to(device="cpu", dtype=torch.float64) for value in sums])

@@ -56,7 +56,7 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: in
     return rate * (config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def choose_parameters(model: nn.Module, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
     """Let the parameters move whose names match one of `patterns` (shell style), and fix the others.
 
     Raises:

@@ -47,7 +47,7 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
         OSError: it cannot be written.
     """
     if ranks.is_first:
-        with writing(folder, "name another as 'run.folder', or change its permissions"):
+        with explain_write_errors(folder, "name another as 'run.folder', or change its permissions"):
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / "probe.tmp"
             probe.touch()
@@ -60,16 +60,16 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
 
 
 @contextmanager
-def writing(place: Path, advice: str) -> Iterator[None]:
-    """Within, an error of the file system says which place could not be written and what to do."""
+def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
+    """Within, an error of the file system says which path could not be written and what to do."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"{place} cannot be written ({error.strerror or error}); {advice}") from error
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); {advice}") from error
     except RuntimeError as error:  # what torch makes of a disk that is full
         if "PytorchStreamWriter" not in str(error):
             raise
-        raise OSError(f"{place} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
+        raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
 
 
 def initial_model(config: TrainConfig) -> Potential:
@@ -140,19 +140,19 @@ def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Data
     if ranks.is_first:
         for path in (*data.train, *data.validation):
             existing_file(path)
-            with writing(cache, "free space, or name another folder as 'data.cache'"):
+            with explain_write_errors(cache, "free space, or name another folder as 'data.cache'"):
                 open_store(path, settings, cache)
     ranks.wait()
     training = Dataset([open_store(path, settings, cache) for path in data.train])
     validation = Dataset([open_store(path, settings, cache) for path in data.validation])
     if not data.validation:
-        parts = split(training, data)
+        parts = split_dataset(training, data)
         training, validation = training.subset(parts[0]), training.subset(parts[1])
     set_references(config, model, training)
     return training, validation
 
 
-def split(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
+def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
     """Numbers of the training and of the validation samples."""
     if choice.split_by:
         return group_split(groups_of(data, choice.split_by), choice.validation_fraction, choice.split_seed)

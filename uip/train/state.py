@@ -16,7 +16,7 @@ import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
 from uip.train.config import TrainConfig, differences
-from uip.train.optim import EMA, choose_parameters, make_optimizer
+from uip.train.optim import EMA, make_optimizer, select_trainable
 
 
 @dataclass
@@ -26,7 +26,7 @@ class State:
     model: Potential
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.AdamW
-    average: EMA | None
+    ema: EMA | None
     epoch: int = 0
     batch: int = 0
     """Of the epoch: batches that are done."""
@@ -44,11 +44,11 @@ class State:
 COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
 
 
-def start(config: TrainConfig, model: Potential) -> State:
+def initial_state(config: TrainConfig, model: Potential) -> State:
     """The state before the first step."""
-    parameters = choose_parameters(model.train(), config.model.trainable)
-    average = EMA(model, config.optim.ema) if config.optim.ema else None
-    return State(model, parameters, make_optimizer(parameters, config.optim), average)
+    parameters = select_trainable(model.train(), config.model.trainable)
+    ema = EMA(model, config.optim.ema) if config.optim.ema else None
+    return State(model, parameters, make_optimizer(parameters, config.optim), ema)
 
 
 def save_state(state: State, config: TrainConfig, path: Path) -> None:
@@ -58,7 +58,7 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
         "version": uip.__version__,
         "revision": revision(),
         "optimizer": state.optimizer.state_dict(),
-        "average": None if state.average is None else state.average.state(),
+        "average": None if state.ema is None else state.ema.state(),
         "counters": {name: getattr(state, name) for name in COUNTERS},
     }
     save_checkpoint(state.model, path, training=training)
@@ -80,8 +80,8 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> None:
         )
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
-    if state.average is not None:
-        state.average.load(saved["average"])
+    if state.ema is not None:
+        state.ema.load(saved["average"])
     for name in COUNTERS:
         setattr(state, name, saved["counters"][name])
 
@@ -100,11 +100,11 @@ def revision(folder: Path = Path(__file__).parent) -> str:
 @contextmanager
 def ema_weights(state: State) -> Iterator[Potential]:
     """Within, the model has its averaged weights, if an average is kept."""
-    if state.average is None:
+    if state.ema is None:
         yield state.model
         return
     present = {name: value.detach().clone() for name, value in state.model.named_parameters()}
-    set_weights(state.model, state.average.weights)
+    set_weights(state.model, state.ema.weights)
     try:
         yield state.model
     finally:

@@ -4,7 +4,7 @@ Inference has its own (`uip/csrc/row_tile.h`), tile by tile.
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms first, then bonds), W = K + 1 slots of the longest row, h heads,
 d channels of a head, H = h d. Tokens are stored without padding; for the products of queries and keys alone they are
-spread over a padded table (N W, H). With the angular encoding, channels c of degree l(c),
+padded to a table (N W, H). With the angular encoding, channels c of degree l(c),
 
     q_a . k_b = sum_c P_l(c)(cos angle between bonds a and b) q_ac k_bc
 
@@ -65,8 +65,8 @@ def make_rows(log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_deg
     tokens = torch.cat([atoms, torch.where(empty, atoms, num_atoms + bond_slots)], dim=1)
     slots = torch.arange(num_atoms * width, device=bond_slots.device).view(num_atoms, width)
     num_bonds = log_weight.shape[0]
-    place = torch.where(empty, num_bonds, bond_slots).flatten()
-    of_bonds = slots.new_zeros(num_bonds + 1).scatter(0, place, slots[:, 1:].flatten())[:num_bonds]
+    index = torch.where(empty, num_bonds, bond_slots).flatten()
+    of_bonds = slots.new_zeros(num_bonds + 1).scatter(0, index, slots[:, 1:].flatten())[:num_bonds]
     empty = F.pad(empty, (1, 0))
     bias = F.pad(log_weight, (num_atoms, 0)).index_select(0, tokens.flatten()).view(num_atoms, width)
     return Rows(
@@ -88,7 +88,7 @@ def _legendre(direction: Tensor, tokens: Tensor, num_degrees: int) -> list[Tenso
     return [part.flatten(1) for part in (first, *(both * other for other in others))]
 
 
-class _Spread(torch.autograd.Function):
+class _PadTokens(torch.autograd.Function):
     """Tokens (T, C) to slots (N W, C). No gradient reaches an empty slot, so the adjoint collects the others."""
 
     @staticmethod
@@ -98,10 +98,10 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return collect(gradient, *ctx.saved_tensors), None, None, None
+        return unpad_tokens(gradient, *ctx.saved_tensors), None, None, None
 
 
-class _Collect(torch.autograd.Function):
+class _UnpadTokens(torch.autograd.Function):
     """Slots (N W, C) to tokens (T, C); the adjoint spreads them, with zeros in empty slots."""
 
     @staticmethod
@@ -112,17 +112,17 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tokens, slots, filled = ctx.saved_tensors
-        return spread(gradient, tokens, slots, filled) * filled.to(gradient.dtype), None, None, None
+        return pad_tokens(gradient, tokens, slots, filled) * filled.to(gradient.dtype), None, None, None
 
 
-def spread(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
+def pad_tokens(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
     """(T, C) to (N W, C): both directions are plain gathers, of any order of derivative."""
-    return _Spread.apply(x, tokens, slots, filled)
+    return _PadTokens.apply(x, tokens, slots, filled)
 
 
-def collect(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
+def unpad_tokens(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
     """(N W, C) to (T, C)."""
-    return _Collect.apply(x, tokens, slots, filled)
+    return _UnpadTokens.apply(x, tokens, slots, filled)
 
 
 def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
@@ -133,7 +133,7 @@ def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Te
     """
     q, k, v = _by_head(x, rows, heads, 3)
     context = _joined(_attend(q, k, v, rows, heads, degrees), rows.num_atoms, heads)
-    return collect(context, rows.tokens, rows.slots, rows.filled)
+    return unpad_tokens(context, rows.tokens, rows.slots, rows.filled)
 
 
 def attend_rows_of_atoms(query: Tensor, x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
@@ -146,7 +146,7 @@ def attend_rows_of_atoms(query: Tensor, x: Tensor, rows: Rows, heads: int, degre
 def _by_head(x: Tensor, rows: Rows, heads: int, number: int) -> list[Tensor]:
     """(T, n H) to n of (N h, W, d)."""
     size = x.shape[1] // (number * heads)
-    table = spread(x, rows.tokens, rows.slots, rows.filled)
+    table = pad_tokens(x, rows.tokens, rows.slots, rows.filled)
     table = table.view(rows.num_atoms, rows.width, number, heads, size).permute(2, 0, 3, 1, 4)
     parts = table.reshape(number, rows.num_atoms * heads, rows.width * size).unbind(0)
     return [part.unflatten(1, (rows.width, size)) for part in parts]
