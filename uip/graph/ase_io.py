@@ -1,4 +1,4 @@
-"""ASE atoms to checked arrays."""
+"""From ASE atoms to a `Structure`."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def structure_from_atoms(atoms: ase.Atoms) -> Structure:
 
 
 def charge_and_spin(atoms: ase.Atoms) -> tuple[int, int]:
-    """Total charge and multiplicity, 0 and 1 where `atoms.info` does not say; ValueError if they cannot be."""
+    """Total charge and multiplicity from `atoms.info`, default 0 and 1; ValueError if they are not possible."""
     return check_charge_and_spin(atoms.info.get("charge", 0), atoms.info.get("spin", 1))

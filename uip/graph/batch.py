@@ -1,5 +1,4 @@
-"""`Graph`: the tensors a model reads; `Outputs`: the tensors it gives; and how edge gradients become
-forces and virial.
+"""`Graph`: the inputs of a model; `Outputs`: its outputs; forces and virial from edge gradients.
 
     F_i += g_e,  F_j -= g_e,  dE/d eps = sum_e edge_vec_e (x) g_e     with g_e = dE / d edge_vec_e, e = (i -> j)
 
@@ -22,7 +21,7 @@ from uip.schema import FIELDS
 class Graph:
     """One or several structures as tensors; field by field as in `uip.schema.INPUTS`.
 
-    Fields that a model does not ask for may be None.
+    Fields that a model does not read may be None.
     """
 
     atomic_numbers: Tensor
@@ -84,7 +83,7 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a model says of a `Graph`; field by field as in `uip.schema.OUTPUTS`."""
+    """Outputs of a model for a `Graph`; field by field as in `uip.schema.OUTPUTS`."""
 
     energy: Tensor
     node_energy: Tensor
@@ -98,7 +97,7 @@ class Outputs:
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:
-    """Join graphs into one: tensors are concatenated, index tensors get the offsets `uip.schema` asks for.
+    """Join graphs into one: tensors are concatenated, index tensors get the offsets defined by `uip.schema`.
 
     Raises:
         ValueError: no graphs, or graphs with different fields.
@@ -124,7 +123,7 @@ def batch(graphs: Sequence[Graph]) -> Graph:
 
 
 def _row_counts(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """How many rows each shape letter stands for in one graph."""
+    """Number of rows of each shape letter in one graph."""
     return {FIELDS[name].letter: value.shape[FIELDS[name].batch_axis] for name, value in tensors.items()}
 
 
@@ -145,13 +144,13 @@ def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, shifts: Te
 
 
 def forces_from_edge_grad(edge_grad: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
-    """Forces, (N, 3) eV/A, from dE / d edge_vec; their sum is zero by construction."""
+    """Forces, (N, 3) eV/A, from dE / d edge_vec; they sum to zero by construction."""
     forces = edge_grad.new_zeros((num_atoms, 3)).index_add(0, edge_index[0], edge_grad)
     return forces.index_add(0, edge_index[1], edge_grad, alpha=-1)
 
 
 def strain_gradient(edge_vec: Tensor, edge_grad: Tensor, edge_graph: Tensor, num_graphs: int) -> Tensor:
-    """dE / d eps, (B, 3, 3) eV, with eps acting on positions and cell; `edge_graph` (E,) numbers graphs.
+    """dE / d eps, (B, 3, 3) eV, with eps acting on positions and cell; `edge_graph` (E,): graph of each edge.
 
     Virial = -dE / d eps; stress = dE / d eps / V.
     """

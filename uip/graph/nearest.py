@@ -1,7 +1,7 @@
-"""Which edges of a structure are bonds, for models that look at soft nearest neighbours (`uip.ops.soft_rank`).
+"""Selects the edges that are bonds, for models with soft nearest neighbours (`uip.ops.soft_rank`).
 
-Decided here once, in float64, so that a program meets index tensors and no decisions; csrc/soft_nearest.cpp says
-the same for the engines.
+The selection is made in float64, before the model runs; the model receives index tensors. csrc/soft_nearest.cpp is the
+same for LAMMPS and OpenMM.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from uip.ops.soft_rank import SoftNearest, envelope_coordinate, soft_rank
 from uip.schema import Floats, Integers
 
 CHUNK = 20_000
-"""Edges whose ranks are computed at a time: 8 MB of distances."""
+"""Edges whose ranks are computed in one pass: 8 MB of distances."""
 
 
 def rows_of(centre: Integers, num_atoms: int) -> tuple[Integers, Integers]:
-    """Of items sorted by centre: how many each atom has, (N,), and the slot of each item in its row."""
+    """For items sorted by centre: the number of items of each atom, (N,), and the slot of each item in its row."""
     counts = np.bincount(centre, minlength=num_atoms)
     return counts, np.arange(centre.size) - (np.cumsum(counts) - counts)[centre]
 
 
 def padded_rows(centre: Integers, items: Integers, num_atoms: int) -> Integers:
-    """`items`, sorted by centre, as one row an atom, padded with -1: (N, most items of an atom, at least 1)."""
+    """`items`, sorted by centre, as one row per atom, padded with -1; at least one column."""
     counts, slot = rows_of(centre, num_atoms)
-    rows = np.full((num_atoms, int(counts.max(initial=1))), -1, dtype=np.int64)  # never without a column
+    rows = np.full((num_atoms, int(counts.max(initial=1))), -1, dtype=np.int64)
     rows[centre, slot] = items
     return rows
 
@@ -33,7 +33,7 @@ def padded_rows(centre: Integers, items: Integers, num_atoms: int) -> Integers:
 def nearest_edges(centre: Integers, distances: Floats, num_atoms: int, soft: SoftNearest) -> Integers:
     """The edges of each atom to its nearest neighbours, nearest first, padded with -1: (N, M), M < soft.nearest."""
     order = np.lexsort((distances, centre))
-    _, slot = rows_of(centre, num_atoms)  # the sorted centres are the centres
+    _, slot = rows_of(centre, num_atoms)  # sorting within rows leaves `centre` unchanged
     chosen = slot < soft.nearest - 1
     return padded_rows(centre[chosen], order[chosen], num_atoms)
 
@@ -41,7 +41,7 @@ def nearest_edges(centre: Integers, distances: Floats, num_atoms: int, soft: Sof
 def select_bonds(
     centre: Integers, reverse: Integers, distances: Floats, nearest: Integers, soft: SoftNearest
 ) -> Integers:
-    """Edges that are bonds, ascending; with an edge its reverse is chosen."""
+    """Indices of the edges that are bonds, ascending; an edge and its reverse are both selected or neither."""
     ranks = _ranks(centre, distances, nearest, soft)
     x = envelope_coordinate(ranks, ranks[torch.from_numpy(reverse)], torch.from_numpy(distances), soft)
     return np.flatnonzero((x < 1.0).numpy())

@@ -1,8 +1,8 @@
-"""Neighbour lists: from arrays of one structure to a `Graph`, decided in float64 by vesin.
+"""Neighbour lists: from the arrays of one structure to a `Graph`, in float64, with vesin.
 
-Each pair is found once and written in both directions, so that the reverse of an edge is known by
-construction and no distance is ever compared with itself. Any cell, any pbc, cells smaller than the
-cutoff, atoms outside the box.
+Each pair is found once and written in both directions, so the reverse of an edge is known by construction
+and needs no comparison of distances. Supported: any cell, any pbc, cells smaller than the cutoff, atoms
+outside the box.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class NeighborPairs:
     reverse: Integers
 
     def vectors(self, positions: Floats, cell: Floats) -> Floats:
-        """r_j - r_i + shifts @ cell; opposite directions differ in sign alone, to the last bit."""
+        """r_j - r_i + shifts @ cell; the vectors of opposite directions are bitwise equal except for the sign."""
         return (positions[self.neighbor] - positions[self.centre]) + self.shifts.astype(np.float64) @ cell
 
     def select(self, mask: NDArray[np.bool_]) -> NeighborPairs:
-        """The pairs under `mask`, which must hold both directions of a pair or neither."""
+        """The pairs where `mask` is true; `mask` must select both directions of a pair or neither."""
         number = np.cumsum(mask) - 1
         return NeighborPairs(self.centre[mask], self.neighbor[mask], self.shifts[mask], number[self.reverse[mask]])
 
@@ -72,13 +72,13 @@ def find_angles(bond_centre: Integers, num_atoms: int) -> Integers:
 
 
 class NeighborList:
-    """Builds the `Graph` of a structure, and of its successors without a new search while atoms move less than a skin.
+    """Builds the `Graph` of a structure, and of later structures without a new search while atoms stay within the skin.
 
     Args:
         cutoff: A; edges are shorter.
         bond_cutoff: A; bonds, which form angles, are shorter. None: no angles.
-        soft: makes bonds of edges to soft nearest neighbours. None: no such bonds.
-        skin: A; 0 searches every time.
+        soft: bonds are edges to soft nearest neighbours. None: no such bonds.
+        skin: A; 0: a new search for each structure.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class NeighborList:
         }
 
     def _still_valid(self, structure: Structure) -> bool:
-        """Whether no pair outside the searched range can have come closer than the cutoff.
+        """Whether no pair outside the search range can have come within the cutoff.
 
-        With the deformation F = built_cell^-1 cell and the residual displacements u, a pair that was r apart
+        With the deformation F = built_cell^-1 cell and the residual displacements u, a pair at distance r
         is now at least sigma_min(F) r - 2 max|u| apart.
         """
         built = self._built

@@ -1,4 +1,4 @@
-"""`Structure`: atomic numbers, positions, cell and periodicity, checked once where they enter."""
+"""`Structure`: atomic numbers, positions, cell and periodicity, checked on input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uip.config import whole_number
 from uip.schema import MAX_CHARGE, MAX_SPIN, Floats, Integers
 
 MIN_DISTANCE = 0.1
-"""A; closer atoms are a mistake in the input, no model knows what to say about them."""
+"""A; closer atoms are an error in the input."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ def check_structure(
     charge: float = 0,
     spin: float = 1,
 ) -> Structure:
-    """Arrays as given by a user to a `Structure`.
+    """A `Structure` from the user's arrays.
 
     Raises:
         ValueError: no atoms, wrong shapes, NaN or infinite numbers, a singular cell along a periodic direction, or a
-            charge or multiplicity that is no whole number or too large.
+            charge or multiplicity that is not a whole number or is out of range.
     """
-    # copies: a caller that moves its atoms in place must not move what a neighbour list remembers
+    # copies: callers may change their arrays in place, but a neighbour list keeps the old positions
     numbers = np.array(atomic_numbers, dtype=np.int64)
     points = np.array(positions, dtype=np.float64, order="C")
     box = np.zeros((3, 3)) if cell is None else np.array(cell, dtype=np.float64, order="C")
@@ -65,7 +65,7 @@ def check_structure(
 
 
 def check_charge_and_spin(charge: float, spin: float) -> tuple[int, int]:
-    """Both as integers; ValueError for what is no whole number, or has no row in any model."""
+    """Both as integers; ValueError if one is not a whole number or is out of range."""
     charge, spin = whole_number("charge", charge), whole_number("spin", spin)
     if abs(charge) > MAX_CHARGE or not 0 <= spin <= MAX_SPIN:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""Expansions of distances and angles.
+"""Basis functions of distances and angles, and the cutoff envelope.
 
 Envelope (Gasteiger et al., arXiv:2003.03123, eq. 8), x = r / cutoff, exponent p:
     u(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)
          = (1 - x)^3 sum_{k<p} (k+1)(k+2)/2 x^k
-The second form is the same polynomial with its triple root taken out: near the cutoff the first one
-loses every digit in float32, the second keeps five.
+The second form is the same polynomial with its triple root factored out: near the cutoff, in float32, the first
+form loses all digits, the second keeps five.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def envelope(x: Tensor, exponent: int) -> Tensor:
 
 
 def expanded_envelope(x: Tensor, exponent: int) -> Tensor:
-    """u(x) by its first form, term by term as published code evaluates it: wrong by up to 7e-6 in float32."""
+    """u(x) in its first form, as the published code evaluates it: error up to 7e-6 in float32."""
     p = exponent
     value = 1.0 - (p + 1) * (p + 2) / 2 * x.pow(p) + p * (p + 2) * x.pow(p + 1) - p * (p + 1) / 2 * x.pow(p + 2)
     return torch.where(x < 1.0, value, torch.zeros_like(x))
@@ -55,8 +55,8 @@ class RadialBasis(nn.Module):
 class AngularBasis(nn.Module):
     """[1/sqrt 2, sin(g_k theta), cos(g_k theta)] / sqrt pi, k = 1..n, with learned g_k (CHGNet, Methods, eq. 3).
 
-    Cosines of angles (A,) to (A, 2 n + 1). theta = acos((1 - 1e-6) cos): the published model's way of
-    keeping the derivative of acos finite for straight angles.
+    Cosines of angles (A,) to (A, 2 n + 1). theta = acos((1 - 1e-6) cos), as in the
+    published model: the derivative of acos stays finite for straight angles.
     """
 
     def __init__(self, num_angular: int) -> None:

@@ -1,10 +1,10 @@
-"""The gated multilayer perceptron of CHGNet, with its first layer open to be split by its callers.
+"""The gated multilayer perceptron of CHGNet; callers can split its first layer into parts.
 
     G(z) = SiLU(LN(core(z))) * sigmoid(LN(gate(z)))        z = [z_0, z_1, ...] (a concatenation)
 
-core and gate are packed in one matrix. Since z is never needed as a whole, the first layer is a sum of
-products of its parts, `project(z_k, k)`, each computed once per object (atom, bond, angle) and then
-gathered; `forward` takes the sum.
+core and gate are packed in one matrix. The concatenation z is never formed: the first layer is a sum of
+products of its parts, `project(z_k, k)`, each computed once per atom, bond or angle and then gathered;
+`forward` takes the sum.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GatedMLP(nn.Module):
         return self.first.weight[:, part * self.channels : (part + 1) * self.channels]
 
     def project(self, x: Tensor, part: int) -> Tensor:
-        """What input part `part`, (rows, C), adds to the first layer, (rows, 2 C); without bias."""
+        """Contribution of input part `part`, (rows, C), to the first layer, (rows, 2 C); without bias."""
         return F.linear(x, self.weight(part))
 
     def forward(self, total: Tensor) -> Tensor:

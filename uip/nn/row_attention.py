@@ -1,15 +1,15 @@
-"""Attention within rows of tokens, the neighbourhood attention of AllScAIP, in a form that training can differentiate.
+"""Neighbourhood attention of AllScAIP: attention within rows of tokens, in plain torch, for training.
 
-Inference has its own (`uip/csrc/row_tile.h`), tile by tile.
+Inference uses a tiled op of libuip (`uip/csrc/row_tile.h`).
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms first, then bonds), W = K + 1 slots of the longest row, h heads,
-d channels of a head, H = h d. Tokens are stored without padding; for the products of queries and keys alone they are
+d channels per head, H = h d. Tokens are stored without padding; only for the products of queries and keys are they
 padded to a table (N W, H). With the angular encoding, channels c of degree l(c),
 
     q_a . k_b = sum_c P_l(c)(cos angle between bonds a and b) q_ac k_bc
 
-which is what repeating each channel 2 l + 1 times and multiplying with Y_lm of both bonds amounts to, at a fifth of
-the work (addition theorem).
+which equals repeating each channel 2 l + 1 times and multiplying with Y_lm of both bonds (addition theorem), at a
+fifth of the cost.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ NEVER = -1e9
 
 @dataclass(frozen=True)
 class Rows:
-    """Which token stands in which slot, and what attention within rows needs."""
+    """The padded layout of tokens, and the other inputs of attention within rows."""
 
     tokens: Tensor
-    """(N W,) token in each slot; the first of a row is the atom's own; an empty slot repeats it."""
+    """(N W,) token of each slot; the first of a row is the atom's own token, which empty slots repeat."""
     slots: Tensor
     """(T,) slot of each token."""
     filled: Tensor
-    """(N W, 1) 1, or 0 where a slot is empty."""
+    """(N W, 1) 1; 0 for an empty slot."""
     bias: Tensor
     """(N, W) ln w; `NEVER` for empty slots."""
     legendre: list[Tensor] | None
-    """By degree, (N, W W): P_l of the angle between two bonds; 0 where a token has no direction and l > 0."""
+    """For each degree l, (N, W W): P_l(cos angle between two bonds); 0 where a token has no direction and l > 0."""
 
     @property
     def num_atoms(self) -> int:
@@ -57,7 +57,7 @@ def make_rows(log_weight: Tensor, direction: Tensor, bond_slots: Tensor, num_deg
     """Rows of bonds with ln w (S,) and unit vectors (S, 3); `bond_slots` (N, K) as in `uip.schema`.
 
     Args:
-        num_degrees: of the angular encoding; 0: none.
+        num_degrees: number of degrees of the angular encoding; 0: no encoding.
     """
     num_atoms, width = bond_slots.shape[0], bond_slots.shape[1] + 1
     empty = bond_slots < 0
@@ -89,7 +89,7 @@ def _legendre(direction: Tensor, tokens: Tensor, num_degrees: int) -> list[Tenso
 
 
 class _PadTokens(torch.autograd.Function):
-    """Tokens (T, C) to slots (N W, C). No gradient reaches an empty slot, so the adjoint collects the others."""
+    """Tokens (T, C) to slots (N W, C). Empty slots have no gradient, so the adjoint gathers filled slots."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class _PadTokens(torch.autograd.Function):
 
 
 class _UnpadTokens(torch.autograd.Function):
-    """Slots (N W, C) to tokens (T, C); the adjoint spreads them, with zeros in empty slots."""
+    """Slots (N W, C) to tokens (T, C); the adjoint pads them with zeros."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class _UnpadTokens(torch.autograd.Function):
 
 
 def pad_tokens(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Tensor:
-    """(T, C) to (N W, C): both directions are plain gathers, of any order of derivative."""
+    """(T, C) to (N W, C); forward and backward are gathers, so it can be differentiated any number of times."""
     return _PadTokens.apply(x, tokens, slots, filled)
 
 
@@ -126,10 +126,10 @@ def unpad_tokens(x: Tensor, tokens: Tensor, slots: Tensor, filled: Tensor) -> Te
 
 
 def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
-    """Contexts (T, H) of queries, keys and values (T, 3 H), differentiable any number of times.
+    """Contexts (T, H) from queries, keys and values (T, 3 H), differentiable any number of times.
 
     Args:
-        degrees: channels of a head for each degree of the angular encoding.
+        degrees: channels per head for each degree of the angular encoding.
     """
     q, k, v = _by_head(x, rows, heads, 3)
     context = _joined(_attend(q, k, v, rows, heads, degrees), rows.num_atoms, heads)
@@ -137,7 +137,7 @@ def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Te
 
 
 def attend_rows_of_atoms(query: Tensor, x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
-    """Contexts (N, H) of the atoms' own queries (N, H) and all keys and values (T, 2 H)."""
+    """Contexts (N, H) from the atoms' own queries (N, H) and all keys and values (T, 2 H)."""
     k, v = _by_head(x, rows, heads, 2)
     context = _attend(query.reshape(-1, 1, query.shape[1] // heads), k, v, rows, heads, degrees)
     return _joined(context, rows.num_atoms, heads)
@@ -159,7 +159,7 @@ def _joined(x: Tensor, num_atoms: int, heads: int) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
-    """(N h, Q, d) of the first Q queries (N h, Q, d) and all keys and values (N h, W, d) of each row."""
+    """(N h, Q, d) from the first Q queries (N h, Q, d) and all keys and values (N h, W, d) of each row."""
     q = q / math.sqrt(q.shape[2])
     logits = torch.bmm(q, k.mT) if rows.legendre is None else _angular_logits(q, k, rows.legendre, heads, degrees)
     bias = rows.bias.unsqueeze(1).expand(-1, heads, -1).reshape(-1, 1, rows.width)

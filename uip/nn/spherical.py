@@ -6,7 +6,7 @@ without the Condon-Shortley phase,
     Y_l^0 = Q_l^0,   Y_l^{+m} = sqrt(2 (l - m)! / (l + m)!) Q_l^m C_m,   Y_l^{-m} likewise with S_m
 
 so that sum_m Y_lm(u) Y_lm(v) = P_l(u . v). Order of components: l = 0, 1, ...; m = -l .. l; signs and axes are those
-of e3nn, in which published weights were trained.
+of e3nn, with which the published weights were trained.
 """
 
 from __future__ import annotations

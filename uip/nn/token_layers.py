@@ -1,10 +1,10 @@
-"""The layers of AllScAIP that work on every token, each in two forms.
+"""The token layers of AllScAIP (neighbourhood attention, feed-forward), each in two forms.
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms' own first, then bonds'), H channels, F = 2 H.
 
-Training differentiates twice, with respect to weights too: plain operations of torch. Inference needs first derivatives
-with respect to the geometry alone: ops of libuip (`uip/csrc/row_layer.h`, `feed_forward.h`), which work on tiles of
-tokens that stay near the processor, and keep little more than what enters a layer.
+Training needs second derivatives, also with respect to weights: plain torch operations. Inference needs first
+derivatives with respect to the geometry only: ops of libuip (`uip/csrc/row_layer.h`, `feed_forward.h`), which process
+tokens in tiles that fit the cache and store little more than the input of a layer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from uip.ops.recompute import recomputed
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How layers are computed where only first derivatives with respect to the geometry are wanted."""
+    """Options of layers in inference, where only first derivatives with respect to the geometry are needed."""
 
     keep: bool
-    """Keep queries, keys, values and hidden layers for the derivative: more memory, a quarter less time."""
+    """Store queries, keys, values and hidden layers for the backward pass: more memory, a quarter less time."""
     bfloat16: bool
-    """Products of weights and tokens in bfloat16, summed in float32, as are norms, softmax and tokens themselves."""
+    """Products of weights and tokens in bfloat16. Sums, norms, softmax and tokens are float32."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What layers of tokens read of bonds, and in which form they are computed."""
+    """Geometry of the bonds as token layers read it, and options of the layers."""
 
     log_weight: Tensor
     """(S,) ln w."""
@@ -42,19 +42,19 @@ class Geometry:
     bond_slots: Tensor
     """(N, K) as in `uip.schema`."""
     num_degrees: int
-    """Of the angular encoding; 0: none."""
+    """Number of degrees of the angular encoding; 0: no encoding."""
     inference: InferenceOptions | None
     """None: training."""
     recompute: bool
-    """In training: keep what enters a layer alone, and compute the rest again for derivatives."""
+    """In training: store only the input of a layer and recompute the rest in backward passes."""
 
     @cached_property
     def rows(self) -> Rows:
-        """For the plain form."""
+        """Padded layout, for the plain torch form."""
         return make_rows(self.log_weight, self.direction, self.bond_slots, self.num_degrees)
 
     def apply_layer(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, weights: Iterable[Tensor]) -> Tensor:
-        """`layer(x, rows)` of those weights, in the plain form."""
+        """`layer(x, rows)` in the plain torch form, with activation checkpointing if `recompute`; it reads `weights`."""
         rows = self.rows
         if not self.recompute:
             return layer(x, rows)
@@ -66,11 +66,11 @@ class Geometry:
 
 
 class RowAttention(nn.Module):
-    """Tokens of a row attend to each other; what they find is added to them.
+    """Neighbourhood attention: tokens of a row attend to each other; the result is added to them.
 
     Args:
-        degrees: channels of a head for each degree of the angular encoding.
-        scale: what is added is multiplied with this at the start of training.
+        degrees: channels per head for each degree of the angular encoding.
+        scale: initial value of the learned factor of the result.
     """
 
     def __init__(self, channels: int, heads: int, degrees: tuple[int, ...], scale: float) -> None:

@@ -1,6 +1,6 @@
-"""Attention of every atom to every atom of its structure, with an optional bias by distance.
+"""Attention of every atom to all atoms of its structure, with an optional bias that depends on distance.
 
-Letters: N atoms, h heads, d channels of a head, H = h d. For head by head, over all j of the same graph,
+Letters: N atoms, h heads, d channels per head, H = h d. For each head, with sums over all j of the same graph,
 
     out_i = sum_j softmax_j(q_i . k_j / sqrt(d) + b_ij) v_j
     b_ij  = ln(softplus(sum_k W_k sinc(omega_k r_ij)) + 1e-6)            (radial bias, ERoPE)
@@ -25,9 +25,9 @@ from uip.ops.recompute import recomputed
 
 NUM_FREQUENCIES = 32
 SHORTEST_WAVE, LONGEST_WAVE = math.pi / 120.0, 4.0 * math.pi
-"""1/A; the ends of the scale of frequencies omega_k."""
+"""1/A; the smallest and largest frequency omega_k."""
 TILE = 2**22
-"""Logits (of a bias: also waves of a distance) that attention in training works on at once."""
+"""Largest number of logits per tile in training (with a radial bias: logits and sinc values together)."""
 
 
 @functools.cache
@@ -38,14 +38,15 @@ def frequencies() -> Tensor:
 
 @dataclass(frozen=True)
 class Radial:
-    """What the radial bias of one or several graphs depends on."""
+    """Inputs of the radial bias of one or several graphs."""
 
     weight: Tensor
     """(h, 32)."""
     positions: Tensor
     """(N, 3) A."""
     strain: Tensor | None
-    """(N, 3, 3), zero: by atom i, what strains the vectors r_j - r_i; its gradient is the atom's part of dE / d eps."""
+    """(N, 3, 3), zeros: strain applied to the vectors r_j - r_i of atom i; its gradient is the part of dE / d eps of
+    the atom."""
     cell: Tensor
     """(B, 3, 3) A."""
     pbc: Tensor
@@ -56,12 +57,12 @@ class Radial:
         return Radial(self.weight, self.positions[atoms], strain, self.cell[graph], self.pbc[graph])
 
     def differentiable(self) -> dict[str, Tensor]:
-        """The fields that derivatives are taken of."""
+        """The fields with respect to which derivatives are taken, by name."""
         given = {"weight": self.weight, "positions": self.positions, "strain": self.strain}
         return {name: value for name, value in given.items() if value is not None}
 
     def bias(self, rows: slice) -> Tensor:
-        """b of the atoms `rows` of one graph to all its atoms, (h, rows, N)."""
+        """b_ij for the atoms i in `rows` of one graph and all its atoms j, (h, rows, N)."""
         strain = None if self.strain is None else self.strain[rows]
         distance = shortest_distances(self.positions[rows], self.positions, strain, self.cell, self.pbc)
         omega = frequencies().to(distance)
@@ -86,7 +87,7 @@ def shortest_distances(from_: Tensor, to: Tensor, strain: Tensor | None, cell: T
 
 
 def nearest_images(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """What to add to vectors (..., 3) A to make them the shortest of all their periodic images."""
+    """The lattice vectors that turn vectors (..., 3) A into their shortest periodic images."""
     if not bool(pbc.any()):
         return torch.zeros_like(vectors)
     lattice = cell * pbc.to(cell.dtype).unsqueeze(1)
@@ -105,7 +106,7 @@ def nearest_images(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
 
 
 def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
-    """Lattice vectors (n, 3) A that can shorten a vector whose fractional coordinates lie in [-1/2, 1/2]; none for an
+    """Lattice vectors (n, 3) A that can shorten a vector with fractional coordinates in [-1/2, 1/2]; empty for an
     orthogonal cell.
 
     t = n C shortens some d = f C iff |t|^2 < max_f 2 |f . C t| = sum_a |(C t)_a|.
@@ -125,10 +126,10 @@ def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
 def attend_double_backward(
     q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None
 ) -> Tensor:
-    """out (N, H) of q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending.
+    """out (N, H) from q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending.
 
-    Derivatives keep what has N x N entries of graphs up to `TILE` logits. Of larger ones they keep the arguments, and
-    compute the rest again, that many logits at a time.
+    For graphs with up to `TILE` logits the N x N matrices are stored for the backward pass. For larger graphs only the
+    arguments are stored, and the matrices are recomputed in tiles of `TILE` logits.
     """
     parts = []
     for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
@@ -156,14 +157,14 @@ def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None) -> Tenso
 def _attend_tile(
     radial: Radial | None, rows: slice, q: Tensor, k: Tensor, v: Tensor, *differentiable: Tensor
 ) -> Tensor:
-    """`_attend_rows` as a function of all that derivatives are taken of."""
+    """`_attend_rows` as a function of all tensors with respect to which derivatives are taken."""
     if radial is not None:
         radial = replace(radial, **dict(zip(radial.differentiable(), differentiable, strict=True)))
     return _attend_rows(q, k, v, radial, rows)
 
 
 def _attend_rows(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, rows: slice) -> Tensor:
-    """(h, Q, d) of the queries (h, Q, d) of the atoms `rows`, and the keys and values (h, N, d) of all."""
+    """(h, Q, d) from the queries (h, Q, d) of the atoms `rows` and the keys and values (h, N, d) of all atoms."""
     logits = q @ k.mT / math.sqrt(q.shape[2])
     return torch.softmax(logits if radial is None else logits + radial.bias(rows), dim=2) @ v
 

@@ -1,13 +1,14 @@
-"""A function that keeps its arguments and computes the rest again when it is differentiated, once or twice.
+"""Activation checkpointing (gradient checkpointing) for functions that are differentiated once or twice.
 
-Training on forces differentiates twice, and keeps for that every intermediate of every layer: it is most of its
-memory. Here a layer y = f(x, w) keeps x alone. With g = dL/dy, f' the derivative that maps g to dL/d(x, w):
+Training on forces differentiates twice and stores the intermediates of all layers for this, which is most of its
+memory. Here a layer y = f(x, w) stores x only. With g = dL/dy, f' the derivative that maps g to dL/d(x, w):
 
-    forward     y                       computed and forgotten
-    backward    f'(x, w) g              f computed again
-    twice       d[f'(x, w) g]           both computed again
+    forward             y                       intermediates are not stored
+    backward            f'(x, w) g              f is recomputed
+    double backward     d[f'(x, w) g]           both are recomputed
 
-Exact, to the last digit of the same operations; about a third more time for several times less memory.
+The results are those of the same operations, bit for bit. It takes about a third more time and several times less
+memory.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ Function = Callable[..., Tensor]
 
 
 def recomputed(function: Function, *arguments: Tensor, weights: Iterable[Tensor] = ()) -> Tensor:
-    """`function(*arguments)`, one tensor, of which nothing but the arguments is kept for derivatives.
+    """`function(*arguments)`, one tensor; only the arguments are stored for the backward pass.
 
-    It has derivatives of first and second order, with respect to the arguments and weights that ask for them.
+    It has first and second derivatives with respect to the arguments and weights that require gradients.
 
     Args:
-        function: of its arguments and weights alone: nothing random, nothing counted.
-        weights: what else it reads and is differentiated with respect to; a module brings its own.
+        function: a deterministic function of its arguments and weights, without side effects.
+        weights: other tensors that it reads and that may require gradients; of a module: its parameters.
 
     Raises:
-        RuntimeError: its second derivative is to be differentiated again.
+        RuntimeError: a third derivative is requested.
     """
     if isinstance(function, nn.Module):
         weights = function.parameters()
@@ -42,14 +43,14 @@ def recomputed(function: Function, *arguments: Tensor, weights: Iterable[Tensor]
 
 @dataclass(frozen=True)
 class _Call:
-    """A function, and which of its tensors (arguments, then weights) ask for derivatives."""
+    """A function, and which of its tensors (arguments, then weights) require gradients."""
 
     function: Function
     num_arguments: int
     wanted: tuple[bool, ...]
 
     def leaves(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
-        """Arguments without their history; weights as they are, because the function reads them by itself."""
+        """Detached arguments; weights unchanged, because the function reads them directly."""
         arguments, weights = tensors[: self.num_arguments], tensors[self.num_arguments :]
         wanted = zip(arguments, self.wanted, strict=False)
         return [*(argument.detach().requires_grad_(want) for argument, want in wanted), *weights]
@@ -67,7 +68,7 @@ def select(values: Iterable[Any], wanted: Iterable[bool]) -> list[Any]:
 
 
 def scatter(values: Iterable[Any], wanted: Iterable[bool]) -> tuple[Any, ...]:
-    """The inverse of `select`, with None elsewhere."""
+    """The inverse of `select`; None for values that are not wanted."""
     rest = iter(values)
     return tuple(next(rest) if want else None for want in wanted)
 
@@ -79,7 +80,7 @@ class _Value(torch.autograd.Function):
     def forward(ctx: Any, function: Function, num_arguments: int, *tensors: Tensor) -> Tensor:
         ctx.call = _Call(function, num_arguments, tuple(ctx.needs_input_grad[2:]))
         ctx.save_for_backward(*tensors)
-        return function(*tensors[:num_arguments])  # autograd does not look in here
+        return function(*tensors[:num_arguments])  # autograd does not record in here
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -88,7 +89,7 @@ class _Value(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """f'(tensors) grad, of the tensors that ask for it."""
+    """f'(tensors) grad, for the tensors that require gradients."""
 
     @staticmethod
     def forward(ctx: Any, call: _Call, grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -99,7 +100,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        """Of the outputs that somebody has read: weights, in a loss of forces, are none of them."""
+        """Only for the outputs that were used: a loss on forces does not use the gradients of weights."""
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "a recomputed function must be differentiated at most twice, but its second derivative was asked for "
@@ -110,7 +111,7 @@ class _Gradient(torch.autograd.Function):
         grad, leaves = grad.detach().requires_grad_(), call.leaves(tuple(tensors))
         first = call.gradient(leaves, grad, read, create_graph=True) if any(read) else ()
         others = [other for other in grads if other is not None]
-        used = [value.requires_grad for value in first]  # not so where y does not depend on that tensor
+        used = [value.requires_grad for value in first]  # false where y does not depend on that tensor
         if not any(used):
             return (None,) * (2 + len(tensors))
         sources = [grad, *select(leaves, call.wanted)]
