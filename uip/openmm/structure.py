@@ -7,16 +7,19 @@ import numpy as np
 from openmm import Vec3, app, unit
 from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 
+from uip.graph.ase_io import check_occupancy
 from uip.units import A_TO_NM
 
 
 def topology_from_atoms(atoms: ase.Atoms) -> tuple[app.Topology, unit.Quantity]:
-    """A Topology (one residue, no bonds) and positions (N, 3) of a structure, turned as OpenMM wants its boxes:
+    """A Topology (one residue, no bonds) and positions (N, 3) of a structure, rotated to the form of OpenMM's boxes:
     a along x, b in the xy plane, lattice vectors reduced.
 
     Raises:
-        ValueError: periodic along some directions only, or a left-handed cell: OpenMM has neither.
+        ValueError: periodic along some directions only, or a left-handed cell: OpenMM has neither; sites that are
+            not one whole atom.
     """
+    check_occupancy(atoms)
     if atoms.pbc.any() and not atoms.pbc.all():
         raise ValueError(f"OpenMM's boxes are periodic along all directions or none, got pbc {atoms.pbc.tolist()}")
     if atoms.pbc.all() and np.linalg.det(atoms.cell.array) <= 0:
