@@ -118,7 +118,7 @@ def test_dump_without_elements(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"run\.dump must name the element of each atom, but has types only; list one"):
         list(read_structures(tmp_path / "run.dump"))
     assert symbols(tmp_path / "run.dump", species=["Si", "O"]) == "SiO"
-    with pytest.raises(ValueError, match="must name an element for each type, but those of .*dump reach from 1 to 2"):
+    with pytest.raises(ValueError, match=r"must name an element for each type, but those of .*dump reach from 1 to 2"):
         symbols(tmp_path / "run.dump", species=["Si"])
     with pytest.raises(ValueError, match="must be element symbols, got 'SI'; did you mean 'S'"):
         symbols(tmp_path / "run.dump", species=["SI", "O"])
@@ -151,7 +151,7 @@ LABELS = "\nAtom Type Labels\n\n1 Si\n2 O\n"
 def test_data_file(tmp_path: Path) -> None:
     path = tmp_path / "silica.data"
     path.write_text(DATA.format(sections=""))
-    with pytest.raises(ValueError, match=r"in a format that ASE reads .*--format, for example lammps-data"):
+    with pytest.raises(ValueError, match=r"at least one structure, got none; .*--format, for example lammps-data"):
         symbols(path)
     with pytest.raises(ValueError, match=r"by type labels or by their masses, but has neither; list one element"):
         symbols(path, kind="lammps-data")
@@ -177,4 +177,6 @@ def test_frames_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stdin", io.StringIO((tmp_path / "run.xyz").read_text()))
     assert places("-") == [0, 1, 2, 3, 4]
     (tmp_path / "run.xyz").rename(tmp_path / "a@1")
+    with pytest.raises(ValueError, match="must be like 0, -1, 0:10 or ::2, got 'last'"):
+        places(tmp_path / "a@1", index="last")
     assert places(tmp_path / "a@1", kind="extxyz") == [0, 1, 2, 3, 4]

@@ -42,7 +42,7 @@ def read_atoms(
         ValueError: an unknown format, a file that cannot be parsed, atoms without elements, or no structure in it.
     """
     if str(path) == STDIN:
-        found = _from_ase(path, lambda: iread(_standard_input(), string2index(index), kind or "extxyz"))
+        found = _from_ase(path, lambda: iread(_standard_input(), _as_slice(index), kind or "extxyz"))
     else:
         path, index = _split_index(path, index)
         if kind is None and holds_entries(existing_file(path)):
@@ -51,7 +51,10 @@ def read_atoms(
             found = _from_ase(path, lambda: _frames(existing_file(path), kind, index, species))
     first = next(found, None)
     if first is None:
-        raise ReadError(f"{path} must hold at least one structure, got none")
+        raise ReadError(
+            f"{path} must hold at least one structure, got none; where this is the wrong format, name another with "
+            "--format, for example lammps-data, vasp or extxyz"
+        )
     yield first
     yield from found
 
@@ -59,11 +62,7 @@ def read_atoms(
 def _split_index(path: Path | str, index: str) -> tuple[Path, str]:
     """ "traj.xyz@0:2" as a file and an index, unless a file has that very name."""
     name, at, chosen = str(path).rpartition("@")
-    if not at or Path(path).exists():
-        return Path(path), index
-    try:
-        string2index(chosen)
-    except ValueError:
+    if not at or Path(path).exists() or not Path(name).exists():
         return Path(path), index
     return Path(name), chosen
 
@@ -79,14 +78,27 @@ def _frames(path: Path, kind: str | None, index: str, species: Sequence[str]) ->
     kind = kind or filetype(str(path))
     get_ioformat(kind)
     check_species(path, kind, species)
-    frames = iread(str(path), string2index(index), kind, do_not_split_by_at_sign=True)
+    frames = iread(str(path), _as_slice(index), kind, do_not_split_by_at_sign=True)
     return frames if names_elements(path, kind) else with_species(path, frames, species)
 
 
+def _as_slice(index: str) -> slice:
+    """An index or slice of a Python list.
+
+    Raises:
+        ReadError: neither.
+    """
+    try:
+        chosen = string2index(index)
+    except ValueError:
+        chosen = index
+    if isinstance(chosen, str):
+        raise ReadError(f"an index of frames must be like 0, -1, 0:10 or ::2, got '{index}'")
+    return chosen if isinstance(chosen, slice) else slice(chosen, chosen + 1 or None)
+
+
 def _selected(frames: Iterator[ase.Atoms], index: str) -> Iterator[ase.Atoms]:
-    chosen = string2index(index)
-    if isinstance(chosen, int):
-        chosen = slice(chosen, chosen + 1 or None)
+    chosen = _as_slice(index)
     if all(value is None or value >= 0 for value in (chosen.start, chosen.stop, chosen.step)):
         return islice(frames, chosen.start, chosen.stop, chosen.step)
     return iter(list(frames)[chosen])
@@ -100,8 +112,8 @@ def _from_ase(path: Path | str, frames: Callable[[], Iterator[ase.Atoms]]) -> It
         raise
     except UnknownFileTypeError as error:
         raise ReadError(
-            f"{path} must be in a format that ASE reads (extxyz, cif, POSCAR, ...): {error}; name the format with "
-            "--format, for example lammps-data, vasp or extxyz"
+            f"{path} must be in a format that ASE reads (extxyz, cif, POSCAR, ...): {error}; where its name "
+            "does not tell, give it with --format, for example lammps-data, vasp or extxyz"
         ) from error
     except UNREADABLE as error:
         raise ReadError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error

@@ -71,8 +71,8 @@ def _numbers(path: Path, atoms: ase.Atoms, species: Sequence[str]) -> np.ndarray
     types = np.asarray(atoms.arrays.get("type", atoms.numbers), dtype=np.int64)
     if types.min(initial=1) < 1 or types.max(initial=0) > len(species):
         raise ReadError(
-            f"`species` must name an element for each type, but those of {path} reach from {types.min()} to {types.max()} and "
-            f"it names {len(species)}: {' '.join(species)}"
+            f"`species` must name an element for each type, but those of {path} reach from {types.min()} to "
+            f"{types.max()}, and it names {len(species)}: {' '.join(species)}"
         )
     return np.array([atomic_numbers[symbol] for symbol in species])[types - 1]
 
@@ -80,7 +80,7 @@ def _numbers(path: Path, atoms: ase.Atoms, species: Sequence[str]) -> np.ndarray
 def _check_masses(path: Path, atoms: ase.Atoms) -> None:
     """A data file: ASE takes elements from masses, else from labels of types, else from their numbers."""
     far = np.abs(atoms.get_masses() - atomic_masses[atoms.numbers]) > MASS_TOLERANCE
-    numbered = not atoms.has("masses") and np.array_equal(atoms.numbers, atoms.arrays.get("type"))
+    numbered = not atoms.has("masses") and np.array_equal(atoms.numbers, atoms.arrays.get("type", []))
     if numbered or far.any():
         found = "neither" if numbered else f"the mass {atoms.get_masses()[far][0]:g}"
         raise ReadError(
