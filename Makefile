@@ -16,12 +16,15 @@ help:
 
 env: .venv/ready
 
+# Warnings of the C++ compiler are errors in CI, not where users build.
+STRICT := $(if $(CI),--config-settings=cmake.define.UIP_WERROR=ON)
+
 # chgnet without dependencies: its weight files are read, its code is not imported.
 .venv/ready: pyproject.toml CMakeLists.txt $(wildcard uip/csrc/* lammps_plugin/* openmm_plugin/*)
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet torch==2.13.0
-	$(PY) -m pip install --quiet --editable '.[test,dev]'
+	$(PY) -m pip install --quiet --editable '.[test,dev]' $(STRICT)
 	$(PY) -m pip install --quiet --no-deps chgnet==0.4.2
 	touch $@
 
@@ -78,7 +81,6 @@ bench-allscaip: export OMP_WAIT_POLICY = passive
 bench-allscaip: env .venv-fairchem/ready
 	$(PY) benchmarks/allscaip_vs_fairchem.py --peer $(FAIRCHEM)
 
-# Stock openmm-torch needs another torch and OpenMM, and brings 2.8 GB: an environment of its own.
 # Stock openmm-torch lives with an older torch: an environment of its own, 2.8 GB.
 TORCHFORCE := .venv-torchforce/bin/python
 .venv-torchforce/ready:
