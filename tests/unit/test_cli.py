@@ -134,7 +134,7 @@ def mistakes(tmp_path: Path) -> dict[str, Path]:
         (["predict", "si.xyz", "nan.xyz"], "nan.xyz, structure 0: positions must be finite"),
         (["predict", "ion.xyz"], "ion.xyz, structure 0: `charge`, of the whole structure, must be a whole number, got"),
         (["predict", "si.xyz", "-m", "fairchem.pt"], "a checkpoint of fairchem: run 'uip import fairchem fairchem.pt"),
-        (["export", "program.pt", "-o", "x.pt"], "must be a checkpoint, but is what 'uip export' makes of one"),
+        (["export", "program.pt", "-o", "x.pt"], "must be a checkpoint, but is an exported program"),
         (["predict", "bad.xyz"], "cannot be read by ASE"),
         (["predict", "what.abc"], "must be in a format that ASE reads"),
         (["predict", "empty.xyz"], "Empty file: empty.xyz"),

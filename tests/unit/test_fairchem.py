@@ -85,7 +85,7 @@ def test_what_only_changes_how_fairchem_computes_is_ignored() -> None:
     ("change", "message"),
     [
         ({"normalization": "layernorm"}, "'normalization' must be 'rmsnorm', as in every published AllScAIP, got 'la"),
-        ({"knn_soft": False}, "'knn_soft' must be True.*such a model cannot be read, run it with fairchem"),
+        ({"knn_soft": False}, "'knn_soft' must be True.*this model is not supported, run it with fairchem"),
         ({"knn_sigmoid_scale": 0.3}, r"'knn_sigmoid_scale' must be 0\.2"),
         ({"use_freq_masks": True}, "unknown key 'use_freq_masks' in the settings.*did you mean 'use_freq_mask'"),
         ({"hidden_size": "64"}, "'channels' must be int"),

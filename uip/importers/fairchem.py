@@ -1,7 +1,7 @@
-"""AllScAIP from fairchem: their weights, settings and inference checkpoints in our words.
+"""AllScAIP from fairchem: converts weights, settings and inference checkpoints.
 
-`fairchem_checkpoint` reads the pickled file with torch's restricted reader: of its one dataclass only the fields are
-taken, nothing of it is ever executed, and fairchem need not be installed. Names are those of fairchem-core 2.24.
+`fairchem_checkpoint` reads the pickled file with torch's restricted reader: only the fields of its one dataclass are
+read, no code is executed, and fairchem need not be installed. Names are those of fairchem-core 2.24.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.card import ModelCard
 
 NEAREST_BEYOND_K = 20
-"""Their rank counts among the k + 20 nearest."""
+"""fairchem computes ranks among the k + 20 nearest neighbours."""
 
-# Their settings that are ours under another name, with their defaults; None: they have none.
+# fairchem setting: (our name, default of fairchem; None: no default).
 SETTINGS: dict[str, tuple[str, Any]] = {
     "max_num_elements": ("num_elements", 110),
     "hidden_size": ("channels", None),
@@ -37,7 +37,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "knn_k": ("k", 30),
     "max_radius": ("cutoff", 6.0),
 }
-# What changes the energy, and the only choice that is offered here: that of every published model.
+# Settings that change the energy, with the only supported value: that of all published models.
 FIXED: dict[str, Any] = {
     "activation": "gelu",
     "normalization": "rmsnorm",
@@ -54,7 +54,7 @@ FIXED: dict[str, Any] = {
     "ffn_hidden_layer_multiplier": 2,
     "output_hidden_layer_multiplier": 2,
 }
-# What changes how they compute, train or pad, and what their code does not read.
+# Settings that affect only how fairchem computes, trains or pads, and settings that fairchem does not read.
 IGNORED = (
     *("model", "dataset_list", "max_atoms", "max_batch_size", "knn_pad_size", "atten_name", "float32_matmul_precision"),
     *("regress_forces", "regress_stress", "use_compile", "use_padding", "single_system_no_padding"),
@@ -111,10 +111,10 @@ def allscaip_from_fairchem(
     Args:
         state: names with or without "module." and "backbone." before them.
         config: as in fairchem's YAML; settings left out have fairchem's defaults.
-        elements: those that the model knows; none: all.
+        elements: atomic numbers that the model supports; empty: all.
 
     Raises:
-        ValueError: a setting that is unknown or not offered, or missing, unknown or misshapen weights.
+        ValueError: an unknown or unsupported setting, or missing, unknown or misshapen weights.
     """
     state = {re.sub(r"^(module\.)*(backbone\.)?", "", name): value for name, value in state.items()}
     state.pop("n_averaged", None)
@@ -135,7 +135,7 @@ def _config(config: Mapping[str, Any]) -> AllScAIPConfig:
         if key in FIXED and value != FIXED[key]:
             raise ValueError(
                 f"'{key}' must be {FIXED[key]!r}, as in every published AllScAIP, got {value!r}; "
-                "such a model cannot be read, run it with fairchem"
+                "this model is not supported, run it with fairchem"
             )
     missing = [key for key, (_, default) in SETTINGS.items() if default is None and key not in config]
     if missing:
@@ -145,7 +145,7 @@ def _config(config: Mapping[str, Any]) -> AllScAIPConfig:
     checked = from_dict(AllScAIPConfig, ours)
     return replace(
         checked,
-        num_elements=checked.num_elements - 1,  # they count a row for number 0
+        num_elements=checked.num_elements - 1,  # fairchem counts a row for element 0
         nearest=int(checked.k) + NEAREST_BEYOND_K,
         smooth=False,
     )
@@ -192,7 +192,7 @@ def _named(state: Mapping[str, Tensor], heads: Mapping[str, list[str]]) -> dict[
 
 
 def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With query, key and value matrices as one."""
+    """Join query, key and value matrices to one matrix each."""
     joined = {}
     for name, value in tensors.items():
         packed = _PACKED.fullmatch(name)
@@ -214,16 +214,16 @@ class _Checkpoint:
 
 
 STAND_INS = ((_Checkpoint, "fairchem.core.units.mlip_unit.api.inference.MLIPInferenceCheckpoint"),)
-LICENCE = "FAIR Chemistry licence, unless whoever gave you the file says otherwise; it names none"
+LICENCE = "not stated in the file; FAIR Chemistry licence for files from Meta"
 REFERENCE = "Qu, Wood, Krishnapriyan, Ulissi, arXiv:2603.06567 (2026)"
 
 
 def fairchem_checkpoint(path: Path | str, *, task: str | None = None) -> AllScAIP:
-    """The AllScAIP in an inference checkpoint of fairchem, as its calculator runs it: averaged (EMA) weights, units of
-    the task's normaliser, its energies of elements.
+    """The AllScAIP in an inference checkpoint of fairchem, as its calculator runs it: EMA weights, normaliser and element
+    references of the task.
 
     Args:
-        task: the data set whose energies are wanted, e.g. "omol"; needed where the file has several.
+        task: the data set, e.g. "omol"; needed if the file has several.
 
     Raises:
         FileNotFoundError: no such file.
@@ -264,7 +264,7 @@ def _backbone(content: _Checkpoint, path: Path) -> dict[str, Any]:
 
 
 def _chosen_task(tasks: Any, wanted: str | None) -> tuple[str, dict[str, Any], float]:
-    """Name and settings of the energy task, and the unit of the model's energies in eV."""
+    """Name and settings of the energy task, and the scale of the model's energies in eV."""
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise ValueError("'tasks_config' of a fairchem checkpoint must be a list of tables; another version wrote it")
     energies = {name: task for task in tasks if task.get("property") == "energy" for name in task.get("datasets", [])}
@@ -285,16 +285,16 @@ def _scale(task: Mapping[str, Any]) -> float:
     mean, rmsd = (_numbers(normalizer.get(key, default), key).item() for key, default in (("mean", 0.0), ("rmsd", 1.0)))
     if mean != 0.0:
         raise ValueError(
-            f"the normaliser of '{task.get('name')}' must have mean 0, got {mean}: a constant of a structure belongs "
-            "to no atom; run this with fairchem"
+            f"the normaliser of '{task.get('name')}' must have mean 0, got {mean}: a constant per structure is not a "
+            "sum over atoms; run this with fairchem"
         )
     return rmsd
 
 
 def _element_references(task: Mapping[str, Any]) -> Tensor:
-    """Energies by atomic number from 0, float64 eV; empty where there are none."""
+    """Element reference energies by atomic number from 0, float64 eV; empty if the task has none."""
     values: Any = task.get("element_references")
-    # a class and its argument, by name or in order
+    # hydra: a class with its argument, by name or by position
     while isinstance(values, dict) and ("element_references" in values or "_args_" in values):
         values = values["element_references"] if "element_references" in values else values["_args_"][0]
     return _numbers([] if values is None else values, "element_references").flatten()

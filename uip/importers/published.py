@@ -1,7 +1,7 @@
-"""Published checkpoints in our words: where they are found, what they are, and whose name is which of ours.
+"""Published CHGNet checkpoints: where they are found, their provenance, and the mapping of weight names.
 
 Files are read with torch's restricted reader (tensors and plain containers only): a pickle with code in
-it is refused, never run. The packages that ship the files are located, not imported.
+it is refused. The packages that contain the files are located, not imported.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from uip.models.chgnet import CHGNet, CHGNetConfig
 
 @dataclass(frozen=True)
 class Published:
-    """A potential that others trained and published."""
+    """A published potential."""
 
     name: str
     package: str
-    """The wheel that carries the weights."""
+    """The Python package that contains the weights."""
     path: str
     """The file, relative to that package."""
     theory: str
@@ -79,7 +79,7 @@ PUBLISHED = {
     )
 }
 
-# Their names, as regular expressions, and ours. `{part}` of a packed matrix is joined in the order core, gate.
+# (regular expression of the published name, our name). Core and gate are joined to one matrix, in this order.
 CHGNET_NAMES = (
     (r"composition_model\.fc\.weight", "reference_energy"),
     (r"atom_embedding\.embedding\.weight", "atom_embedding.weight"),
@@ -110,7 +110,7 @@ def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, 
     """A CHGNet from the state dict and `model_args` of a chgnet 0.2 - 0.4 checkpoint, float32.
 
     Raises:
-        ValueError: an architecture choice that no published checkpoint made, or missing or misshapen weights.
+        ValueError: an unsupported architecture setting, or missing or misshapen weights.
     """
     config = _chgnet_config(model_args, state)
     tensors: dict[str, Tensor] = {}
@@ -118,7 +118,7 @@ def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, 
     for name, value in state.items():
         if name.startswith("mlp.layers."):
             _, _, layer, kind = name.split(".")
-            # theirs: Linear, SiLU, Linear, SiLU, ..., Dropout, Linear; ours has no dropout
+            # published: Linear, SiLU, Linear, SiLU, ..., Dropout, Linear; here without dropout
             ours: str | None = f"readout.{2 * readout_layers.index(int(layer))}.{kind}"
         else:
             ours = renamed(name, CHGNET_NAMES)
@@ -129,7 +129,7 @@ def chgnet_from_published(state: Mapping[str, Tensor], model_args: Mapping[str, 
     for name in [name for name in tensors if name.endswith(".core") and ".first." in name]:
         core, gate = tensors.pop(name), tensors.pop(name.removesuffix("core") + "gate")
         tensors[name.removesuffix(".core")] = torch.cat([core, gate])
-    # the last angle update of the published model has no reader
+    # the result of the last angle update of the published model is not used
     dead = f"angle_updates.{config.num_layers - 2}."
     model = CHGNet(config)
     load_weights(model, {name: value for name, value in tensors.items() if not name.startswith(dead)})

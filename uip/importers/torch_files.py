@@ -1,4 +1,4 @@
-"""Reading what others wrote: torch files without running their code, and their weights' names as ours."""
+"""Reads torch files of other codes without executing code in them, and maps names of weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from uip.config import existing_file
 
 Names = tuple[tuple[str, str], ...]
-"""Their names, as regular expressions, and ours."""
+"""(regular expression of the foreign name, our name)."""
 
 
 def renamed(name: str, table: Names) -> str | None:
-    """Our name for theirs, None if the table has none."""
+    """Our name of a weight, None if the table has no entry."""
     for pattern, replacement in table:
         match = re.fullmatch(pattern, name)
         if match:
@@ -29,7 +29,7 @@ def renamed(name: str, table: Names) -> str | None:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the model all its weights.
+    """Load all weights of the model.
 
     Raises:
         ValueError: missing, unknown or misshapen weights.
@@ -41,14 +41,14 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
-    """The content of a torch file that holds tensors and plain containers and nothing else.
+    """The content of a torch file that holds only tensors and plain containers.
 
     Args:
-        stand_ins: classes that receive the fields of objects of the named classes, none of whose code runs.
+        stand_ins: (class, name): objects of the named class become instances of `class`; no code of theirs is executed.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, not a torch file, or a pickle that wants to run code.
+        ValueError: truncated, not a torch file, or a pickle that needs to execute code.
     """
     existing_file(path)
     try:
@@ -60,7 +60,7 @@ def read_tensors(path: Path, stand_ins: Iterable[tuple[type, str]] = ()) -> Any:
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         if holds_program(path):
             raise ValueError(
-                f"{path} must be a checkpoint, but is what 'uip export' makes of one; take the checkpoint"
+                f"{path} must be a checkpoint, but is an exported program; use the checkpoint it was exported from"
             ) from error
         raise ValueError(
             f"{path} must be a torch checkpoint, but is truncated or of another kind; fetch it again"
@@ -78,7 +78,7 @@ def holds_program(path: Path) -> bool:
 
 def _refusal(path: Path, reason: str) -> str:
     if "MLIPInferenceCheckpoint" in reason:
-        return f"{path} is a checkpoint of fairchem; run 'uip import fairchem {path} -o NAME.ckpt' and take that file"
+        return f"{path} is a checkpoint of fairchem; run 'uip import fairchem {path} -o NAME.ckpt' and use that file"
     if "unsupported global" in reason.lower():
         return (
             f"{path} holds Python objects besides tensors and was refused: loading it could run code. "

@@ -1,16 +1,16 @@
 """AllScAIP (Qu, Wood, Krishnapriyan, Ulissi, arXiv:2603.06567) as a function of edge vectors.
 
-Letters: N atoms, S bonds (edges to soft nearest neighbours, `uip.ops.soft_rank`), T = N + S tokens, K bonds of the
-atom that has most, H channels. Every atom i owns a row of tokens: its own, v_i, and t_ij for each bond. Per block, with
-every attention and every FFN reading normalised tokens and its result scaled by a learned number,
+Letters: N atoms, S bonds (edges to soft nearest neighbours, `uip.ops.soft_rank`), T = N + S tokens, K largest
+number of bonds of an atom, H channels. Every atom i has a row of tokens: its own, v_i, and t_ij for each bond. Per
+block, where each attention and FFN reads normalised tokens and its result is multiplied by a learned number,
 
-    row i: tokens attend to each other, logits + ln w_ij                 neighbourhood, seen from the source
-    row j: the tokens t_ij of all i attend to each other likewise        neighbourhood, seen from the destination
+    row i: tokens attend to each other, logits + ln w_ij                 source neighbourhood
+    row j: the tokens t_ij of all i attend to each other likewise        destination neighbourhood
     t_ij += FFN(t_ij)
     v_i  += attention over all atoms of the structure;  v_i += FFN(v_i)
 
-and E = sum_i MLP(v_i). Row j is nothing but the tokens of j's bonds reversed: `reverse_edges` carries them there and
-back, also from and to other ranks. Tokens are stored without padding; the last block computes what its readers read.
+and E = sum_i MLP(v_i). Row j consists of the tokens of j's reversed bonds: `reverse_edges` permutes them, also between
+ranks. Tokens are stored without padding. The last block computes atom tokens only.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from uip.parallel.library import load_library
 from uip.schema import MAX_CHARGE, MAX_SPIN
 
 HARMONICS_DEGREE = 5
-"""Of the direction of a bond, in its token."""
+"""Largest degree of the harmonics of the bond direction in bond tokens."""
 ORDER_DEGREE = 9
-"""Of the bond-orientational order of an atom's neighbours."""
+"""Largest degree of the bond-orientational order parameters of an atom."""
 INPUTS = (
     *("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond"),
     *("nearest_edges", "bond_slots", "charge", "spin"),
@@ -52,23 +52,23 @@ class AllScAIPConfig:
     num_elements: int = 109
     """Elements 1 (H) .. num_elements have weights."""
     elements: tuple[int, ...] = ()
-    """Those that are known, by number: what the weights were trained for. None: all."""
+    """Atomic numbers of the training data. Empty: all."""
     channels: int = 640
     num_layers: int = 10
     num_heads: int = 10
     node_attention: bool = True
-    """All-to-all attention ("No"); without it an atom feels what is within 12 A per layer."""
+    """All-to-all attention ("No"); without it the receptive field is 12 A per layer."""
     angular: bool = False
     """Legendre angular encoding ("An") in the neighbourhood attention."""
     angular_channels: tuple[int, ...] = (20, 10, 4, 10, 20)
-    """Channels of a head for each degree l = 0, 1, ..."""
+    """Channels per head for each degree l = 0, 1, ..."""
     radial: bool = False
     """Radial bias ("Si", ERoPE) in the all-to-all attention."""
     smooth: bool = True
-    """Neighbours enter the bond-orientational order with their envelope. False, as in published weights: with 1 or 0,
-    so that energy and forces jump when a neighbour enters or leaves."""
+    """Weight neighbours in the bond-orientational order with their envelope. False, as for published weights: with 1
+    or 0, so that energy and forces are discontinuous when a neighbour enters or leaves."""
     num_radial: int = 512
-    """Gaussians of the distance."""
+    """Number of Gaussians of the distance."""
     k: float = 30.0
     nearest: int = 50
     cutoff: float = 6.0
@@ -102,7 +102,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class GlobalGeometry:
-    """Where atoms are, for attention over all of them; fields as in `uip.schema` and `uip.ops.attention.Radial`."""
+    """Geometry of all atoms, for all-to-all attention; fields as in `uip.schema` and `uip.ops.attention.Radial`."""
 
     graph_index: Tensor
     positions: Tensor | None = None
@@ -120,7 +120,7 @@ class GlobalGeometry:
 
 
 class NodeAttention(nn.Module):
-    """Every atom attends to every atom of its structure: (N, H) to what is added to them, (N, H)."""
+    """All-to-all attention: every atom attends to all atoms of its structure; (N, H) to their update, (N, H)."""
 
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class NodeAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of the module's text."""
+    """One layer; formulas: module docstring."""
 
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Block(nn.Module):
     def forward(
         self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, global_geometry: GlobalGeometry
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of atoms (N, H) and bonds (S, H) to the same; `reverse`: `reverse_bond` of `uip.schema`."""
+        """Atom tokens (N, H) and bond tokens (S, H) to updated ones; `reverse`: `reverse_bond` of `uip.schema`."""
         v, t = self.source(v, t, geometry)
         v, t = self.destination(v, reverse_edges(t, reverse, BONDS), geometry)
         t = self.bond_ffn(reverse_edges(t, reverse, BONDS), geometry)
@@ -165,7 +165,7 @@ class Block(nn.Module):
     def forward_atoms(
         self, v: Tensor, t: Tensor, geometry: Geometry, reverse: Tensor, global_geometry: GlobalGeometry
     ) -> Tensor:
-        """Only the atoms' own tokens (N, H): all that is read of the last block."""
+        """Atom tokens (N, H) only; for the last block."""
         v, t = self.source(v, t, geometry)
         v = self.destination.forward_atoms(v, reverse_edges(t, reverse, BONDS), geometry)
         return self._atoms(v, geometry, global_geometry)
@@ -178,7 +178,7 @@ class Block(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """The first tokens, from elements, charge, spin, distances and directions."""
+    """Initial tokens, from elements, charge, spin, distances and directions."""
 
     degree_scale: Tensor
 
@@ -202,7 +202,7 @@ class TokenEmbedding(nn.Module):
     def forward(
         self, species: Tensor, graph_index: Tensor, charge: Tensor, spin: Tensor, bonds: Bonds, *, recompute: bool
     ) -> tuple[Tensor, Tensor]:
-        """Atoms' own tokens (N, H), and bonds' (S, H)."""
+        """Atom tokens (N, H) and bond tokens (S, H)."""
         state = torch.cat([self.charge(charge + MAX_CHARGE), self.spin(spin)], dim=1)
         state = F.gelu(self.charge_spin(state)).index_select(0, graph_index)
         order = F.gelu(self.order(self._order(bonds, species.shape[0])))
@@ -226,7 +226,7 @@ class TokenEmbedding(nn.Module):
         return bonds.distance.new_zeros(1), harmonics.index_fill(1, harmonics.new_zeros(1, dtype=torch.int64), 1.0)
 
     def _bond(self, distance: Tensor, harmonics: Tensor) -> Tensor:
-        """(S, H) of distances (S,) A and harmonics (S, 36)."""
+        """(S, H) from distances (S,) A and harmonics (S, 36)."""
         centres = torch.linspace(0.0, self.cutoff, self.num_radial, dtype=distance.dtype, device=distance.device)
         width = 2.0 * self.cutoff / (self.num_radial - 1)
         gaussians = torch.exp(-0.5 * ((distance.unsqueeze(1) - centres) / width).square())
@@ -234,7 +234,7 @@ class TokenEmbedding(nn.Module):
         return cast(Tensor, self.bond(torch.cat([gaussians, scaled], dim=1)))
 
     def _order(self, bonds: Bonds, num_atoms: int) -> Tensor:
-        """(N, 10): length of the mean harmonics of each degree, over the bonds of an atom and the atom itself."""
+        """(N, 10): norm of the mean harmonics of each degree, over the bonds of an atom and the atom itself."""
         weight = torch.exp(bonds.log_weight) if self.smooth else torch.ones_like(bonds.log_weight)
         total = weight.new_ones(num_atoms).index_add(0, bonds.centre, weight)
         own = F.pad(weight.new_ones(num_atoms, 1), (0, bonds.harmonics.shape[1] - 1))
@@ -244,7 +244,7 @@ class TokenEmbedding(nn.Module):
 
 @dataclass(frozen=True)
 class Bonds:
-    """What the geometry says of bonds."""
+    """Geometry of bonds."""
 
     centre: Tensor
     """(S,)."""
@@ -253,13 +253,13 @@ class Bonds:
     direction: Tensor
     """(S, 3), unit vectors."""
     harmonics: Tensor
-    """(S, 100), sum over m of each degree: 1."""
+    """(S, 100); sum over m of the squares is 1 for each degree."""
     log_weight: Tensor
     """(S,) ln w."""
 
 
 class AllScAIP(Potential):
-    """Energies of atoms; see the module's text."""
+    """Energies of atoms; formulas: module docstring."""
 
     name = "allscaip"
     activation_budget = 6e9
@@ -281,7 +281,7 @@ class AllScAIP(Potential):
         self.apply(_initialise)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AllScAIP:
-        """Reference energies of atoms are thousands of eV: they stay in float64 whatever the precision."""
+        """Reference energies are thousands of eV and stay in float64 at any precision."""
         exact = self.reference_energy
         super()._apply(fn, recurse)
         self.reference_energy = exact.to(self.reference_energy.device)
@@ -293,7 +293,7 @@ class AllScAIP(Potential):
 
     @property
     def cutoff(self) -> float:
-        """A; of edges. Bonds are at most `config.cutoff` long, but feel neighbours beyond."""
+        """A; of edges. Bonds are shorter than `config.cutoff`, but depend on neighbours beyond it."""
         return self.soft.reach
 
     @property
@@ -348,13 +348,13 @@ class AllScAIP(Potential):
         return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
 
     def _inference(self, log_weight: Tensor) -> InferenceOptions | None:
-        """How layers are computed; None where weights want derivatives, or derivatives are differentiated again."""
+        """Options of the layers; None if weights require gradients or second derivatives are needed."""
         if torch.is_grad_enabled() and (self.training or any(weight.requires_grad for weight in self.parameters())):
             return None
         load_library()
         gradient = torch.is_grad_enabled() and self.conservative
         num_bonds = log_weight.shape[0]
-        if not isinstance(num_bonds, int):  # a program that is being written has no numbers yet
+        if not isinstance(num_bonds, int):  # during export sizes are symbolic
             return InferenceOptions(gradient and self.activation_budget > 0, self.bfloat16_products)
         numbers = 11 * self.config.num_layers * num_bonds * self.config.channels
         return InferenceOptions(
@@ -365,7 +365,7 @@ class AllScAIP(Potential):
         self, edge_index: Tensor, edge_vec: Tensor, bond_index: Tensor, reverse_bond: Tensor, nearest_edges: Tensor
     ) -> Bonds:
         length = torch.linalg.vector_norm(edge_vec, dim=1)
-        far = 2.0 * self.soft.reach  # to no neighbour: adds nothing to a rank
+        far = 2.0 * self.soft.reach  # of padding: contributes nothing to a rank
         slots = torch.where(nearest_edges < 0, length.shape[0], nearest_edges)
         nearest = F.pad(length, (0, 1), value=far).index_select(0, slots.flatten()).view(slots.shape)
         centre = edge_index[0].index_select(0, bond_index)
@@ -396,7 +396,7 @@ class Readout(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """As published: small elements, no biases."""
+    """Initialisation as published: small element embeddings, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
     if isinstance(module, TokenEmbedding):

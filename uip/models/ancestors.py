@@ -7,5 +7,5 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # imported when used: importers stand above models
+    # imported on first use: importers are a layer above models
     return getattr(import_module("uip.importers.published"), name)

@@ -1,4 +1,4 @@
-"""What a potential says of its origin; it travels with checkpoints and exported files."""
+"""Provenance of a potential; stored in checkpoints and exported files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ModelCard:
 
     name: str = "unnamed"
     theory: str = ""
-    """Level of theory and data that the weights were trained on."""
+    """Level of theory of the training data, and the data set."""
     licence: str = ""
     reference: str = ""
     """Paper or other source to cite."""

@@ -8,10 +8,10 @@ A angles (ordered pairs of bonds with one centre), C channels. Per layer, with G
     e_a += W_e (s_a + s_reverse(a))                                      both directions of a bond agree
     t_ab += G([e_a, e_b, t_ab, v_c])                                     angles
 
-and E = sum_i MLP(v_i) + reference energy of the element. Equal to the published code, arranged so that
-nothing is computed twice: the first layer of each G is a sum of per-atom, per-bond and per-angle
-products; edges longer than a bond never change, so their product comes straight from the radial basis;
-the last angle update, which nothing reads, does not exist.
+and E = sum_i MLP(v_i) + reference energy of the element. The function of the published code, without
+redundant work: the first layer of each G is a sum of per-atom, per-bond and per-angle products; features of
+edges longer than a bond never change, so their product is computed from the radial basis; the last angle
+update, whose result is not used, is left out.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class CHGNetConfig:
     norm: bool = True
     """Layer normalisation in the gated MLPs and before the readout (false: version 0.2.0)."""
     output_bias: bool = False
-    """Bias in W_v and W_e (true: version 0.2.0). It changes edges of any length, so the energy jumps when a
-    structure gains its first angle."""
+    """Bias in W_v and W_e (true: version 0.2.0). It changes edges of any length, so the energy is discontinuous when
+    a structure gets its first angle."""
     published_rounding: bool = False
     """Evaluate the envelope as the published code does, float32 rounding included (up to 2e-4 eV/A where bonds end
-    near `bond_cutoff`), instead of in the exact form: for published weights, so that their numbers are reproduced."""
+    near `bond_cutoff`), instead of in the exact form. For published weights, to reproduce their numbers."""
     readout: str = "gradient"
     """"gradient": forces and stress are derivatives of the energy; "direct": predicted (uip/models/direct.py)."""
 
@@ -75,11 +75,11 @@ class AtomUpdate(nn.Module):
         self.output = nn.Linear(config.channels, config.channels, bias=config.output_bias)
 
     def edge_part(self, radial: Tensor, embedding: Tensor) -> Tensor:
-        """What edges that never changed add to the first layer, bias included: (E, num_radial) to (E, 2C)."""
+        """Contribution of initial edge features to the first layer, with bias: (E, num_radial) to (E, 2C)."""
         return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
 
     def forward(self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
-        """`v` (N, C); `rows` (R, C): `v` and its ghosts; `edge` (E, 2C): all that edges add to the first layer;
+        """`v` (N, C); `rows` (R, C): `v` and ghosts; `edge` (E, 2C): contribution of edges to the first layer;
         `weight` (E, C): w_ij."""
         centre = self.message.project(v, 0)
         neighbor = self.message.project(rows, 2)
@@ -134,13 +134,13 @@ class AngleUpdate(nn.Module):
 
 
 def run_module(module: nn.Module, *arguments: Tensor) -> Tensor:
-    """Call a module: the other way is `recomputed`."""
+    """Call a module, with the signature of `recomputed`."""
     result: Tensor = module(*arguments)
     return result
 
 
 class CHGNet(Potential):
-    """Energies and magnetic moments of atoms; see the module's text."""
+    """Energies and magnetic moments of atoms; formulas: module docstring."""
 
     name = "chgnet"
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
@@ -187,7 +187,7 @@ class CHGNet(Potential):
 
     @property
     def parallel(self) -> bool:
-        # the bias of version 0.2.0 asks whether a structure has an angle anywhere, which one rank cannot know
+        # the bias of version 0.2.0 depends on whether the structure has any angle, which one rank cannot know
         return not self.config.output_bias
 
     def forward(
@@ -213,7 +213,7 @@ class CHGNet(Potential):
         direction = edge_vec.index_select(0, bond_index) / bond_distance.unsqueeze(1)
         cosine = (direction.index_select(0, angle_index[0]) * direction.index_select(0, angle_index[1])).sum(1)
 
-        # v atoms, e bonds, t angles; e of an edge that is no bond stays W radial for ever
+        # v atoms, e bonds, t angles; e of an edge that is no bond stays W radial
         rows = self.atom_embedding(atomic_numbers - 1)
         v = rows[: species.shape[0]]
         e = start = self.edge_embedding(radial.index_select(0, bond_index))
@@ -246,7 +246,7 @@ class CHGNet(Potential):
         return Output(node_energy, magmoms, self.direct(v, rows, edge, weight, edge_index, edge_vec))
 
     def _bond_bias(self, layer: int) -> Tensor:
-        """The sum of the biases that bonds have received before atom update `layer`, (C,)."""
+        """Sum of the biases added to bonds before atom update `layer`, (C,)."""
         return torch.stack([cast(BondUpdate, self.bond_updates[k]).output.bias for k in range(layer)]).sum(0)
 
 
@@ -255,7 +255,7 @@ def _in_graphs_with_angles(
 ) -> Tensor:
     """(E, 1): 1 for an edge that is no bond, in a graph that has an angle; 0 for others.
 
-    Version 0.2.0 adds the bias of W_e to every edge of a structure that has an angle; bonds carry it already.
+    Version 0.2.0 adds the bias of W_e to every edge of a structure that has an angle; bonds already include it.
     """
     graph = graph_index.index_select(0, edge_index[0])
     angle_graph = graph.index_select(0, bond_index.index_select(0, angle_index[0]))

@@ -1,11 +1,11 @@
-"""Direct readout: the gradient of the energy is predicted, not derived, so that training needs no second derivatives.
+"""Direct readout: the gradient of the energy is predicted, so that training needs no second derivatives.
 
     g_e = s_e edge_vec_e / |edge_vec_e|,      s_e = W (G([v_i, e_ij, v_j]) * w_ij),      e = (i -> j)
 
-g stands where dE / d edge_vec stands otherwise, and forces and virial follow from it by the same scatter
-(`uip.graph`). So direct forces rotate with the structure, sum to zero, and end smoothly at the cutoff, and
-the stress is symmetric; but they are not the derivative of the energy (`conservative` is false): for
-training fast, then switching to `readout = "gradient"`, not for constant-energy dynamics.
+g replaces dE / d edge_vec; forces and virial follow by the same scatter (`uip.graph.batch`). Direct forces are
+equivariant under rotations, sum to zero and vanish smoothly at the cutoff, and the stress is symmetric. They are
+not the derivative of the energy (`conservative` is false): use them for fast training, then switch to
+`readout = "gradient"`. They are not suitable for constant-energy dynamics.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class DirectGradient(nn.Module):
         self.output = nn.Linear(channels, 1, bias=False)
 
     def edge_part(self, radial: Tensor, embedding: Tensor) -> Tensor:
-        """What edges that never changed add to the first layer, bias included: (E, num_radial) to (E, 2C)."""
+        """Contribution of initial edge features to the first layer, with bias: (E, num_radial) to (E, 2C)."""
         return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
 
     def forward(
         self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor, edge_vec: Tensor
     ) -> Tensor:
-        """`v` (N, C); `rows` (R, C): `v` and its ghosts; `edge` (E, 2C): all that edges add to the first layer;
+        """`v` (N, C); `rows` (R, C): `v` and ghosts; `edge` (E, 2C): contribution of edges to the first layer;
         `weight` (E, C): w_ij."""
         centre = self.message.project(v, 0).index_select(0, edge_index[0])
         neighbor = self.message.project(rows, 2).index_select(0, edge_index[1])

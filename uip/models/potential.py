@@ -1,4 +1,4 @@
-"""What all models share: the face that readouts, training, export and engines see."""
+"""The interface of all models, for readouts, training, export and engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uip.ops.soft_rank import SoftNearest
 
 
 class Output(NamedTuple):
-    """What a model returns; names, shapes and units as in `uip.schema`. What it does not say is None."""
+    """Outputs of a model; names, shapes and units as in `uip.schema`. None: not predicted."""
 
     node_energy: Tensor
     """(N,) eV, summing to the total energy."""
@@ -23,11 +23,11 @@ class Output(NamedTuple):
     edge_grad: Tensor | None = None
     """(E, 3) eV/A, predicted by a direct readout."""
     forces: Tensor | None = None
-    """(N, 3) eV/A, predicted by a direct readout that says nothing of edges."""
+    """(N, 3) eV/A, predicted by a direct readout without edge gradients."""
 
 
 class Evaluable(Protocol):
-    """What a model and an exported program state of themselves alike."""
+    """Properties that models and exported programs have in common."""
 
     @property
     def card(self) -> ModelCard: ...
@@ -38,11 +38,11 @@ class Evaluable(Protocol):
 
     @property
     def bond_cutoff(self) -> float | None:
-        """A; bonds that form angles are shorter. None: no angles, or bonds are chosen by `soft`."""
+        """A; bonds that form angles are shorter. None: no angles, or bonds are selected by `soft`."""
 
     @property
     def soft(self) -> SoftNearest | None:
-        """What makes an edge a bond; None: `bond_cutoff` does."""
+        """Criterion for an edge to be a bond; None: `bond_cutoff`."""
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class Evaluable(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of real tensors."""
+        """dtype of real tensors."""
 
     @property
     def precision(self) -> str:
@@ -61,17 +61,17 @@ class Evaluable(Protocol):
 
     @property
     def parallel(self) -> bool:
-        """Whether several ranks can share a structure."""
+        """Whether one structure can be distributed over several ranks."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of `uip.schema`, in order."""
+        """Input names, as in `uip.schema`, in order."""
 
 
 class Potential(nn.Module):
     """A function of edge vectors; `forward` takes the tensors named by `inputs` and returns an `Output`.
 
-    Forces and stress are gradients with respect to edge vectors and live outside (`uip.models.heads`).
+    Forces and stress are computed from gradients with respect to edge vectors, in `uip.models.readout`.
     """
 
     name: str
@@ -79,26 +79,26 @@ class Potential(nn.Module):
     config: Any
     card: ModelCard
     reference_energy: Tensor
-    """By element, eV."""
+    """Energy of each element, eV."""
     soft: SoftNearest | None = None
-    """What makes an edge a bond; None: `bond_cutoff` does."""
+    """Criterion for an edge to be a bond; None: `bond_cutoff`."""
     recompute: bool = False
-    """Training: keep only what enters each layer, and compute the rest again in backward passes."""
+    """Training: activation checkpointing; store only the input of each layer, recompute the rest in backward passes."""
 
     activation_budget: float | None = None
-    """Inference: how much layers may keep for the gradient, beyond which they compute it again; None: not offered."""
+    """Inference: bytes that layers may store for the gradient; above it they recompute. None: not supported."""
     bfloat16_products: bool | None = None
-    """Inference: products of weights in bfloat16; sums, and all tensors outside, in float32. None: not offered."""
+    """Inference: products with weights in bfloat16; sums and all other tensors in float32. None: not supported."""
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
-        """What `forward` reads, names of `uip.schema`."""
+        """Input names of `forward`, as in `uip.schema`."""
 
     @property
     @abstractmethod
     def program_outputs(self) -> tuple[str, ...]:
-        """What an exported program returns, names of `uip.schema`."""
+        """Output names of an exported program, as in `uip.schema`."""
 
     @property
     @abstractmethod
@@ -112,7 +112,7 @@ class Potential(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of real tensors."""
+        """dtype of real tensors."""
         return next(self.parameters()).dtype
 
     @property
@@ -126,24 +126,24 @@ class Potential(nn.Module):
 
     @property
     def conservative(self) -> bool:
-        """Whether forces are derivatives of the energy."""
+        """Whether forces are the negative gradient of the energy."""
         return bool(self.config.readout == "gradient")
 
     @property
     def parallel(self) -> bool:
-        """Whether one rank can do its part without knowing the whole structure."""
+        """Whether one structure can be distributed over several ranks."""
         return True
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that the model knows."""
+        """Atomic numbers that the model supports."""
         return tuple(range(1, self.config.num_elements + 1))
 
     @property
     def needs_positions(self) -> bool:
-        """Whether the energy depends on positions beyond what edge vectors say; such a model also takes `strain`."""
+        """Whether the energy depends on positions not only through edge vectors; such a model also takes `strain`."""
         return "positions" in self.inputs
 
     def settings(self) -> dict[str, object]:
-        """The fields of its config, from which the architecture is rebuilt."""
+        """The fields of its config, from which the architecture can be rebuilt."""
         return asdict(self.config)

@@ -1,11 +1,11 @@
 """Readouts: from a model's atomic energies to energy, forces, virial and stress of a batch.
 
-    run_model          what an exported program returns: atomic energies and gradients, by name
-    assemble_outputs   forces, virial and stress from these, by scatter (`uip.graph.batch`)
+    run_model          the outputs of an exported program: atomic energies and gradients, by name
+    assemble_outputs   forces, virial and stress from these outputs, by scatter (`uip.graph.batch`)
     evaluate           both
 
-With the gradient readout the energy is differentiated once, with respect to edge vectors; with the direct readout the
-model itself predicts what stands in place of that gradient.
+With the gradient readout the energy is differentiated once, with respect to edge vectors. With the direct readout the
+model predicts this gradient, or the forces.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def evaluate(model: Potential, graph: Graph, *, forces: bool = True, training: b
     """All outputs of a batch.
 
     Args:
-        forces: False: energies and magmoms only, of a model with gradient readout.
-        training: keep the graph of the gradient, so that a loss of forces can be differentiated again.
+        forces: False: a model with gradient readout computes only energies and magmoms.
+        training: keep the autograd graph of the gradient, so that a loss on forces can be differentiated.
 
-    Stress of a graph without three cell vectors is NaN: it has no volume.
+    The stress of a graph without three cell vectors is NaN, since it has no volume.
     """
     inputs = {name: value for name, value in graph.tensors().items() if name in model.inputs}
     if model.conservative and not forces:
@@ -43,11 +43,11 @@ def evaluate(model: Potential, graph: Graph, *, forces: bool = True, training: b
 def run_model(
     model: Potential, inputs: Mapping[str, Tensor], *, create_graph: bool = False
 ) -> dict[str, Tensor | None]:
-    """What the model returns and, if it is conservative, the gradients of its energy, by their names in `uip.schema`.
+    """Outputs of the model and, if it is conservative, gradients of its energy, by their names in `uip.schema`.
 
     Args:
-        inputs: a superset of what the model reads.
-        create_graph: keep the graph of the results, so that they can be differentiated again.
+        inputs: must include all inputs of the model.
+        create_graph: keep the autograd graph of the results, so that they can be differentiated again.
     """
     inputs = {name: inputs[name] for name in model.inputs}
     if not model.conservative:
@@ -79,7 +79,7 @@ def total_energy(node_energy: Tensor, graph: Graph) -> Tensor:
 
 
 def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outputs:
-    """All outputs of a batch from what a model or an exported program returns, by name."""
+    """All outputs of a batch from the outputs of a model or of an exported program, by name."""
     node_energy = tensors["node_energy"]
     assert node_energy is not None
     energy = total_energy(node_energy, graph)
@@ -93,7 +93,7 @@ def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outp
     if position_grad is not None and strain_grad is not None:
         forces = forces - position_grad
         strain = strain.index_add(0, graph.graph_index, strain_grad)
-    # a model that is not invariant under rotations has an antisymmetric part too, which no strain changes
+    # without invariance under rotations there is also an antisymmetric part, which is not a strain derivative
     strain = 0.5 * (strain + strain.mT)
     volume = graph.volume.view(-1, 1, 1)
     return Outputs(

@@ -54,7 +54,7 @@ class Geometry:
         return make_rows(self.log_weight, self.direction, self.bond_slots, self.num_degrees)
 
     def apply_layer(self, layer: Callable[[Tensor, Rows], Tensor], x: Tensor, weights: Iterable[Tensor]) -> Tensor:
-        """`layer(x, rows)` in the plain torch form, with activation checkpointing if `recompute`; it reads `weights`."""
+        """`layer(x, rows)` in the plain torch form, with activation checkpointing if `recompute`; reads `weights`."""
         rows = self.rows
         if not self.recompute:
             return layer(x, rows)

@@ -1,14 +1,13 @@
-"""The three words with which a model talks to other ranks.
+"""The three collectives that models call: `ghost_gather`, `reverse_edges`, `all_gather`.
 
     ghost_gather   owned rows -> owned rows + ghost rows        adjoint: ghost rows are added to their owners
     reverse_edges  row of (i -> j) becomes the row of (j -> i)  adjoint: itself
     all_gather     rows of all ranks in rank order              adjoint: reduce-scatter
 
-and `attend`, attention over the atoms of all ranks, which gathers for itself. A model calls these and never asks for a
-rank. In a serial run they are the identity, an index lookup and
-the identity. While a program is exported (`use_ops`) they are the ops of libuip (csrc/ops.cpp), which the
-program keeps and for which an engine carries the bytes; in a parallel run from Python (`use_communicator`)
-they are the same ops, and a `Communicator` carries.
+and `attend`, attention over the atoms of all ranks, which does its own communication. Models never ask for their rank.
+In a serial run the three are the identity, an index lookup and the identity. During export (`use_ops`) they are the ops
+of libuip (csrc/ops.cpp), which become part of the program; the engine (LAMMPS, OpenMM) implements the communication. In
+a parallel run from Python (`use_communicator`) they are the same ops, with a `Communicator` for the communication.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from uip.ops.attention import Radial
 from uip.parallel.library import load_library
 
 EDGES, BONDS = 0, 1
-"""Which list `reverse_edges` speaks of: all edges, or bonds (`uip::Relation` in csrc/comm.h)."""
+"""Values of `relation`: `reverse_edges` acts on all edges, or on bonds (`uip::Relation` in csrc/comm.h)."""
 
 _ops_in_use = False
 
@@ -36,7 +35,7 @@ def ghost_gather(x: Tensor, rows_like: Tensor) -> Tensor:
 
 
 def reverse_edges(x: Tensor, reverse: Tensor, relation: int = EDGES) -> Tensor:
-    """Row k of the result is row `reverse[k]` of `x`: what the opposite direction of edge (or bond) k carries."""
+    """Row k of the result is row `reverse[k]` of `x`: the row of the opposite direction of edge (or bond) k."""
     return torch.ops.uip.reverse_edges(x, reverse, relation) if _ops_in_use else x.index_select(0, reverse)
 
 
@@ -48,7 +47,7 @@ def all_gather(x: Tensor, total_like: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
     """Attention of this rank's atoms to the atoms of all ranks, (N, H); formula and arguments: `uip.ops.attention`.
 
-    In memory that grows with N, on one rank and on many; has first derivatives only.
+    Memory is linear in N, on one rank and on many. First derivatives only.
     """
     load_library()
     if radial is None:
@@ -60,7 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, rad
 
 @contextmanager
 def use_ops() -> Iterator[None]:
-    """Within, the three words are calls of libuip's ops, so that programs traced here can run on many ranks."""
+    """Within the context, the collectives are ops of libuip, so that programs traced here can run on many ranks."""
     global _ops_in_use
     load_library()
     before, _ops_in_use = _ops_in_use, True
@@ -71,7 +70,7 @@ def use_ops() -> Iterator[None]:
 
 
 class Communicator(Protocol):
-    """Carries rows between ranks; as `uip::Comm` in csrc/comm.h. Every rank calls every function."""
+    """Communication of rows between ranks, as `uip::Comm` in csrc/comm.h. All ranks must call each function."""
 
     def ghost_gather(self, x: Tensor, num_rows: int) -> Tensor: ...
 
@@ -90,7 +89,7 @@ class Communicator(Protocol):
 
 @contextmanager
 def use_communicator(communicator: Communicator) -> Iterator[None]:
-    """Within, `communicator` carries the rows of libuip's ops: of eager models and of loaded programs alike."""
+    """Within the context, libuip's ops communicate through `communicator`, in eager models and in loaded programs."""
     kernels = {
         "ghost_gather": lambda x, rows_like: communicator.ghost_gather(x, rows_like.shape[0]),
         "ghost_reduce": lambda x, owned_like: communicator.ghost_reduce(x, owned_like.shape[0]),

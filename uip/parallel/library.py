@@ -20,7 +20,7 @@ def load_library() -> None:
     if not LIBRARY.is_file():
         raise RuntimeError(
             f"libuip must be built to export or run programs, but {LIBRARY} is missing; run 'pip install .', "
-            "or, where that is done, leave the folder of uip's sources, which hides the installed one"
+            "or, if it is installed, change to another folder: here the source folder uip/ hides the installed package"
         )
     try:
         torch.ops.load_library(LIBRARY)

@@ -1,6 +1,6 @@
-"""A `Communicator` over mpi4py: carries rows between the ranks of a Python run.
+"""A `Communicator` over mpi4py, for parallel runs from Python.
 
-For one structure over several ranks (`uip.inference.domain`) and for tests; CPU tensors, no attempt at speed.
+Used for one structure over several ranks (`uip.inference.domain`) and in tests; CPU tensors, not optimised.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Counts = Sequence[int] | NDArray[np.int64]
-"""A number for each rank."""
+"""One number per rank."""
 
 GATHERED_BYTES = 1 << 30
-"""More than this on each rank: keys are passed around the ring. As in lammps_plugin/mpi_comm.cpp."""
+"""Largest gathered size on a rank; above it keys are passed around the ring. As in lammps_plugin/mpi_comm.cpp."""
 
 
 class Messages:
-    """Carries rows between the ranks of an mpi4py communicator, and counts what this rank sends to others.
+    """Exchanges rows between the ranks of an mpi4py communicator, and counts the bytes and messages of this rank.
 
-    One row is one MPI datatype: counts are rows, so that a message may hold more than 2^31 bytes.
+    One row is one MPI datatype and counts are in rows, so a message can hold more than 2^31 bytes.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -33,7 +33,7 @@ class Messages:
         self.bytes_sent = self.num_sent = 0
 
     def exchange(self, rows: Tensor, send: Counts, receive: Counts) -> Tensor:
-        """Rows that all ranks sent here, in rank order; of `rows` (sum(send), ...), `send[p]` go to rank p."""
+        """Rows received from all ranks, in rank order; of `rows` (sum(send), ...), `send[p]` rows go to rank p."""
         with _row_type(rows) as row:
             received = rows.new_empty((int(np.sum(receive)), *rows.shape[1:]))
             self.comm.Alltoallv(_of_ranks(rows, send, row), _of_ranks(received, receive, row))
@@ -42,7 +42,7 @@ class Messages:
         return received
 
     def all_gather(self, rows: Tensor) -> Tensor:
-        """Rows of all ranks in rank order. Counts as one message to each other rank."""
+        """Rows of all ranks in rank order. Counted as one message to each other rank."""
         counts = self.comm.allgather(rows.shape[0])
         with _row_type(rows) as row:
             gathered = rows.new_empty((sum(counts), *rows.shape[1:]))
@@ -69,17 +69,17 @@ def _row_type(rows: Tensor) -> Iterator[Any]:
 
 
 def _of_ranks(rows: Tensor, counts: Counts, row: Any) -> list[Any]:
-    """What mpi4py wants to know of rows that belong to several ranks."""
+    """Buffer argument of mpi4py for rows that belong to several ranks."""
     starts = np.cumsum([0, *counts[:-1]])
     return [rows.contiguous().numpy(), (counts, starts), row]
 
 
 class RemoteRows:
-    """Rows that other ranks own: who wants which, agreed once.
+    """Rows that other ranks own; the ranks exchange the lists of requested rows once, at construction.
 
     Args:
-        messages: carry them.
-        owners: (K, 2) rank and row of each of the K rows that this rank wants.
+        messages: used for the exchange.
+        owners: (K, 2) owner rank and row of each of the K rows that this rank requests.
     """
 
     def __init__(self, messages: Messages, owners: np.ndarray) -> None:
@@ -92,24 +92,24 @@ class RemoteRows:
         self.rows = messages.exchange(torch.from_numpy(owners[order, 1]), self.receive, self.send)
 
     def fetch(self, x: Tensor) -> Tensor:
-        """Rows of this rank to the rows it wants, (K, C)."""
+        """The requested rows, (K, C); `x`: rows of this rank."""
         received = self.messages.exchange(x.index_select(0, self.rows), self.send, self.receive)
         return torch.empty_like(received).index_copy_(0, self.places, received)
 
     def add_to_owners(self, total: Tensor, x: Tensor) -> Tensor:
-        """Adjoint of `fetch`: `total`, rows of this rank, plus what others hold in `x`, (K, C), for them."""
+        """Adjoint of `fetch`: `total`, rows of this rank, plus the rows `x`, (K, C), that other ranks hold of them."""
         received = self.messages.exchange(x.index_select(0, self.places), self.receive, self.send)
         return total.index_add(0, self.rows, received)
 
 
 class MPICommunicator:
-    """A `Communicator` over mpi4py, for tests and analysis in Python; CPU tensors, no attempt at speed.
+    """A `Communicator` over mpi4py; CPU tensors.
 
     Args:
         comm: an mpi4py communicator.
         ghosts: (R - N, 2) rank and row of the owner of each ghost.
-        partners: by relation, (E, 2) rank and row of the opposite direction of each edge.
-        ring: whether attention hands keys around the ring instead of gathering them; None: if they are many.
+        partners: for each relation, (E, 2) rank and row of the opposite direction of each edge.
+        ring: attention passes keys around the ring instead of gathering them; None: above `GATHERED_BYTES`.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class MPICommunicator:
         counts = self.comm.allgather(x.shape[0])
         ring = self.ring
         if ring is None:
-            # gathered at the same time: keys, values and the gradients of both
+            # keys, values and the gradients of both are gathered
             ring = 4 * sum(counts) * x.shape[1] * x.element_size() > GATHERED_BYTES
         return torch.tensor([self.comm.rank, int(ring), *counts])
 
