@@ -20,7 +20,7 @@ import systems
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from test_doubts import strained
+from test_label_checks import strained
 from test_ranks import torchrun
 from test_read import disordered, matpes
 
@@ -117,7 +117,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
     ),
     "element outside the model": (
         second(lambda: labelled(Atoms("Og"), energy=1.0)),
-        "structure 1: every element must be known to the model, got Og; raise `num_elements` or drop it",
+        "structure 1: the model must support every element, got Og; increase `num_elements` or remove the structure",
     ),
     "no atoms": (
         second(lambda: labelled(Atoms(cell=np.eye(3), pbc=True), energy=1.0)),
@@ -147,7 +147,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
     "file cut short": (entries(matpes(), matpes(), cut=-20), "bad.json, .*(Expecting|Unterminated)"),
     "no labels": (bare, "must carry labels .energy, forces, stress or magmoms., but no structure has any"),
     # splits
-    "too few to split": (one, "a split needs at least two structures, got 1; name a validation file instead"),
+    "too few to split": (one, "a split needs at least two structures, got 1; give a validation file instead"),
     "empty split": (
         settings(data={"validation": [], "validation_fraction": 0.0}),
         r"`validation_fraction` must lie between 0 and 1, got 0\.0",
@@ -201,13 +201,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
     # places
     "folder that cannot be made": (
         elsewhere,
-        r"run cannot be written \(Not a directory\); name another as 'run.folder'",
+        r"run cannot be written \(Not a directory\); choose another 'run.folder'",
     ),
     "cache that cannot be made": (
         settings(data={"cache": "/dev/null/cache"}),
-        r"/dev/null/cache cannot be written \(Not a directory\); free space, or name another folder as 'data.cache'",
+        r"/dev/null/cache cannot be written \(Not a directory\); free disk space, or choose another 'data.cache'",
     ),
-    "folder of another run": (another_run, "run holds a run already; add --resume to go on with it"),
+    "folder of another run": (another_run, "run already contains a run; add --resume to continue it"),
     # while it runs
     "rate that explodes": (
         settings(optim={"learning_rate": 1e30, "clip": 0.0}),
@@ -256,8 +256,8 @@ DOUBTS: dict[str, tuple[Callable[[Path], Tables], list[str]]] = {
     "frames that occur twice": (
         twice,
         [
-            "1 of 5 structures to learn repeat others, the first is number 4",
-            "1 of 5 structures to validate are also learned from, the first is number 0",
+            "1 of 5 training structures are duplicates, the first is number 4",
+            "1 of 5 validation structures are also in the training set, the first is number 0",
         ],
     ),
 }
@@ -279,7 +279,7 @@ def test_good_data_raise_no_doubt(data: Path, tmp_path: Path) -> None:
     write(tmp_path / "other.xyz", frames[4:])
     config = small.config(tmp_path / "run", data, data={"validation": [str(tmp_path / "other.xyz")]}, run={"epochs": 1})
     train(config, report=said.append)
-    assert not [line for line in said if line.startswith("look again")]
+    assert not [line for line in said if line.startswith("warning")]
 
 
 def test_lonely_atoms_and_missing_labels_are_no_mistakes(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_disk_that_fills_up_during_a_run(data: Path, tmp_path: Path) -> None:
     result = run_with_space((best + last) // 2, str(tmp_path / "tight.toml"))
     assert result.returncode == 1, result.stderr
     assert "tight cannot be written" in result.stderr
-    assert "free space and go on with --resume: the checkpoints before this one are whole" in result.stderr
+    assert "free disk space and continue with --resume: earlier checkpoints are intact" in result.stderr
     load_model(tmp_path / "tight" / "best.ckpt")
     assert not (tmp_path / "tight" / "last.ckpt").exists()
     assert not list((tmp_path / "tight").glob("*.tmp"))
@@ -347,7 +347,7 @@ def test_a_disk_that_is_full_before_the_graphs_are_there(data: Path, tmp_path: P
     result = run_with_space(1000, str(tmp_path / "run.toml"))
     assert result.returncode == 1, result.stderr
     assert "cache cannot be written" in result.stderr
-    assert "free space, or name another folder as 'data.cache'" in result.stderr
+    assert "free disk space, or choose another 'data.cache'" in result.stderr
     assert not list((tmp_path / "cache").glob("*/complete"))
 
 

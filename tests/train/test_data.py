@@ -102,7 +102,7 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     assert np.array_equal(validation, group_split(groups, 0.2, seed=1)[1])
     assert not np.array_equal(validation, group_split(groups, 0.2, seed=2)[1])
     assert [len(part) for part in group_split(["a", "b", "b"], 0.01, seed=0)] in ([2, 1], [1, 2])
-    with pytest.raises(ValueError, match=r"needs at least two groups, got 1 \(a\); split by something else"):
+    with pytest.raises(ValueError, match=r"needs at least two groups, got 1 \(a\); split by another key"):
         group_split(["a", "a"], 0.5, seed=0)
 
 

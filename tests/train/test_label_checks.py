@@ -129,7 +129,7 @@ def test_shear_stresses_in_another_order() -> None:
     for k, value in enumerate(symmetric):
         turned[k]["stress"][[0, 1], [0, 1]] = value[[0, 1], [0, 1]]  # yz and xz alone are exchanged
     (found,) = [text for text in warnings_against_model(turned, predictions) if "shear" in text]
-    assert "yz is what labels call xz, xz is what labels call yz; look at how the file was written" in found
+    assert "yz is labelled xz, xz is labelled yz; check the Voigt order of the file" in found
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
@@ -140,7 +140,7 @@ def test_real_shear_labels_in_another_order() -> None:
     ]
     predictions = list(predict(load_evaluator("chgnet-0.3.0"), (structure for structure, _ in frames)))
     found = warnings_against_model([labels for _, labels in frames], predictions)
-    assert any("yz is what labels call xz, xz is what labels call yz" in text for text in found)
+    assert any("yz is labelled xz, xz is labelled yz" in text for text in found)
 
 
 def test_the_command_compares_with_a_model(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_command_compares_with_a_model(tmp_path: Path) -> None:
     save_checkpoint(random_chgnet(), tmp_path / "model.ckpt")
     result = CliRunner().invoke(app, ["data", str(tmp_path / "a.xyz"), "--against", str(tmp_path / "model.ckpt")])
     assert result.exit_code == 0, result.output
-    assert "warning: forces are -1 times what the model says: they look inverted" in result.stdout
+    assert "warning: forces are -1 times the prediction: they look inverted" in result.stdout
 
 
 def test_a_run_says_its_doubts(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
     train(small.config(tmp_path / "run", data, run={"epochs": 1}))
     with pytest.raises(ValueError, match=r"but optim\.learning_rate changed since"):
         train(small.config(tmp_path / "run", data, run={"epochs": 1}, optim={"learning_rate": 0.1}), resume=True)
-    with pytest.raises(ValueError, match="holds a run already; add --resume"):
+    with pytest.raises(ValueError, match="already contains a run; add --resume"):
         train(small.config(tmp_path / "run", data))
 
 

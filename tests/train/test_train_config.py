@@ -10,7 +10,7 @@ import small
 from uip.train.config import make_config, read_config
 from uip.train.loop import train
 from uip.train.setup import initial_model
-from uip.train.state import resume_from, save_state, start
+from uip.train.state import initial_state, resume_from, save_state
 
 OLD = (("model", "start", "init_from", "chgnet-0.3.0"), ("model", "move", "trainable", ["readout.*"]))
 OLD += (("data", "rotate", "augment", True),)
@@ -37,7 +37,7 @@ def test_a_checkpoint_with_old_keys_resumes(tmp_path: Path) -> None:
     file = small.write_frames(tmp_path / "data.xyz", 4)
     config = small.config(tmp_path / "run", file, run={"epochs": 1})
     train(config)
-    state = start(config, initial_model(config).double())
+    state = initial_state(config, initial_model(config).double())
     values = config.values()
     values["model"]["start"] = values["model"].pop("init_from")
     values["data"]["rotate"] = values["data"].pop("augment")

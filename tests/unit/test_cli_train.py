@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 from typer.testing import CliRunner, Result
 
 import uip
@@ -68,12 +68,12 @@ def test_train(tmp_path: Path) -> None:
     # the folder holds a run now: one line, and the traceback in a file
     result = run("train", tmp_path / "run.toml")
     assert result.exit_code == 1
-    assert "holds a run already; add --resume" in result.stderr
+    assert "already contains a run; add --resume" in result.stderr
     assert "Traceback" not in result.stderr
     log = (tmp_path / "run" / "error.log").read_text()
     assert f"uip {uip.__version__}, torch" in log
     assert "Traceback" in log
-    assert "holds a run already" in log
+    assert "already contains a run" in log
     assert isinstance(run("--debug", "train", tmp_path / "run.toml").exception, ValueError)
 
 

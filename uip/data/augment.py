@@ -1,6 +1,6 @@
-"""Structures turned at random, for models that have to learn that a turn changes nothing.
+"""Data augmentation by random rotations, for models that are not invariant under rotations.
 
-The turn of a structure follows from seed, epoch and number alone: a run that resumes turns as it would have.
+The rotation of a structure is a function of seed, epoch and number, so a resumed run uses the same rotations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uip.data.samples import Sample
 
 
 def random_rotation(*seed: int) -> Tensor:
-    """A proper rotation R, (3, 3) float64, uniform over all, that follows from `seed`."""
+    """A proper rotation R, (3, 3) float64, uniformly distributed; a function of `seed`."""
     w, x, y, z = (q := np.random.default_rng(seed).normal(size=4)) / np.linalg.norm(q)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -26,7 +26,7 @@ def random_rotation(*seed: int) -> Tensor:
 
 
 def rotated(sample: Sample, rotation: Tensor) -> Sample:
-    """A sample turned by R: vectors become R v, stress becomes R s R^T, scalars stay."""
+    """A sample rotated by R: vectors become R v, stress becomes R s R^T, scalars do not change."""
     graph, targets, transposed = sample.graph, sample.targets, rotation.mT
     vectors = {name: getattr(graph, name) @ transposed for name in ("positions", "cell", "edge_vec")}
     labels = {"forces": targets.forces @ transposed, "stress": rotation @ targets.stress @ transposed}

@@ -1,11 +1,11 @@
-"""Graphs and labels of a data set in one folder: built once, then streamed through memory maps.
+"""Graphs and labels of a data set in one folder: built once, then read through memory maps.
 
-    rows.npy             per structure: how many rows each shape letter of `uip.schema` stands for
+    rows.npy             per structure: number of rows of each shape letter of `uip.schema`
     <field>.bin          the rows of all structures, one after the other; structure k is one slice
-    info.jsonl           per structure: what else its file says of it, as far as that is text or a number
-    complete             written last: a folder without it is the rest of an interrupted build
+    info.jsonl           per structure: text and numbers of `atoms.info`
+    complete             written last; a folder without it is an interrupted build
 
-Edge vectors are not stored, they follow from positions, cell and shifts. Reals are float64, integers int32.
+Edge vectors are not stored; they are computed from positions, cell and shifts. Reals are float64, integers int32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from uip.graph.batch import Graph, edge_vectors
 from uip.schema import FIELDS
 
 CACHE_VERSION = 3
-"""Raised when the layout changes; part of every cache key."""
+"""Increased when the layout changes; part of every cache key."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "real": np.dtype(np.float64),
@@ -42,12 +42,12 @@ STORED = {
 }
 LETTERS = ("N", "E", "S", "A", "B")
 WIDTHS = {name: item.shape[1] for name, item in FIELDS.items() if item.is_padded}
-"""Fields whose rows differ in length from one structure to the next, and the letter of that length."""
+"""Padded fields, and the shape letter of their row length."""
 COLUMNS = (*LETTERS, *dict.fromkeys(WIDTHS.values()))
 
 
 def _letter(name: str) -> str:
-    return "N" if FIELDS[name].letter == "R" else FIELDS[name].letter  # there are no ghosts here
+    return "N" if FIELDS[name].letter == "R" else FIELDS[name].letter  # no ghosts in the cache
 
 
 def _tensors(sample: Sample) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def _tensors(sample: Sample) -> dict[str, Tensor]:
 
 
 def write_store(folder: Path, samples: Iterable[Sample]) -> None:
-    """Write samples of one structure each to `folder`, which appears complete or not at all."""
+    """Write samples of one structure each to `folder`, which is created atomically."""
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -93,7 +93,7 @@ def plain(info: dict[str, Any]) -> dict[str, Any]:
 
 
 class Store:
-    """The samples of a folder written by `write_store`; only what is asked for is read."""
+    """The samples in a folder written by `write_store`; fields are read on access."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,7 +103,7 @@ class Store:
         self.arrays = {name: self._open(folder, name) for group in STORED.values() for name in group}
 
     def _lengths(self) -> dict[str, NDArray[np.int64]]:
-        """Of each field: how many entries of its file belong to each structure."""
+        """For each field: number of entries of each structure in its file."""
         names = [name for group in STORED.values() for name in group]
         padded = {name: self.counts["N"] * self.counts[width] for name, width in WIDTHS.items()}
         return {name: padded.get(name, self.counts[_letter(name)]) for name in names}
@@ -122,11 +122,11 @@ class Store:
         return len(self.rows)
 
     def infos(self) -> list[dict[str, Any]]:
-        """What else is known of each structure."""
+        """Text and numbers of `atoms.info` of each structure."""
         return [json.loads(line) for line in (self.folder / "info.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def read(self, name: str, k: int) -> Tensor | None:
-        """One field of structure k, as in memory."""
+        """One field of structure k, with its shape and dtype."""
         array = self.arrays[name]
         if array is None:
             return None

@@ -1,8 +1,7 @@
-"""From files to batches: labelled structures are checked, turned into graphs once, kept in a `Store`,
-split, and joined into batches.
+"""From files to batches: labelled structures are checked, converted to graphs once, cached in a `Store`, split,
+and joined into batches.
 
-A structure may lack any label; a label that is there must be usable, or the file is refused with the
-number of the structure at fault.
+Any label of a structure may be missing. An unusable label is an error that names the structure.
 """
 
 from __future__ import annotations
@@ -35,26 +34,28 @@ from uip.schema import Integers
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What a model asks of its graphs."""
+    """Settings of the graphs of a model."""
 
     cutoff: float
     bond_cutoff: float | None
     soft: SoftNearest | None
     elements: tuple[int, ...]
     stress_scale: float = 1.0
-    """What turns stress labels into eV/A^3, positive under tension."""
+    """Factor from stress labels to eV/A^3, positive under tension."""
 
 
 def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -> Sample:
     """Graph and targets of one structure, float64.
 
     Raises:
-        ValueError: an element that the model does not know, or a label that is not finite or misshapen.
+        ValueError: an element that the model does not support, or a label that is not finite or misshapen.
     """
     unknown = sorted(set(structure.atomic_numbers.tolist()) - set(settings.elements))
     if unknown:
         names = ", ".join(chemical_symbols[z] if z < 119 else f"Z = {z}" for z in unknown)
-        raise ValueError(f"every element must be known to the model, got {names}; raise `num_elements` or drop it")
+        raise ValueError(
+            f"the model must support every element, got {names}; increase `num_elements` or remove the structure"
+        )
     check_labels(structure, labels)
     num_atoms = structure.atomic_numbers.size
     shapes = {"energy": (1,), "forces": (num_atoms, 3), "stress": (1, 3, 3), "magmoms": (num_atoms,)}
@@ -98,8 +99,8 @@ class Dataset:
     """Samples of one or several stores, or a part of them, by number.
 
     Args:
-        stores: read one after the other.
-        chosen: which of their samples belong to this data set; None: all.
+        stores: concatenated.
+        chosen: numbers of the samples that belong to this data set; None: all.
     """
 
     def __init__(self, stores: Sequence[Store], chosen: Integers | None = None) -> None:
@@ -127,20 +128,20 @@ class Dataset:
         return value
 
     def subset(self, numbers: Integers) -> Dataset:
-        """The samples under `numbers`."""
+        """The samples with these numbers."""
         return Dataset(self.stores, self.chosen[numbers])
 
     def infos(self) -> list[dict[str, Any]]:
-        """What else is known of each sample: the text and numbers that came with it."""
+        """Text and numbers of `atoms.info` of each sample."""
         every = [info for store in self.stores for info in store.infos()]
         return [every[k] for k in self.chosen]
 
     def counts(self, letter: str) -> Integers:
-        """Rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
+        """Number of rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
         return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
 
     def digest(self) -> str:
-        """What tells this data set from others: sizes and labelled energies of its samples."""
+        """Hash of the sizes and energies of all samples, to compare data sets."""
         total = hashlib.sha256(self.chosen.tobytes())
         for store in self.stores:
             total.update(store.rows.tobytes())
@@ -148,7 +149,7 @@ class Dataset:
         return total.hexdigest()[:16]
 
     def batch(self, numbers: Iterable[int], change: Callable[[int, Sample], Sample] | None = None) -> Sample:
-        """The samples under `numbers` as one, float64; each as `change` makes it of its number and itself."""
+        """The samples with these numbers as one batch, float64; `change(number, sample)` is applied to each sample."""
         samples = [self[int(number)] for number in numbers]
         if change is not None:
             samples = [change(int(number), sample) for number, sample in zip(numbers, samples, strict=True)]
@@ -156,9 +157,9 @@ class Dataset:
 
 
 def open_store(path: Path | str, settings: GraphSettings, cache: Path) -> Store:
-    """The graphs of a file, from the cache if they are there, built and cached if not.
+    """The graphs of a file, from the cache if present; otherwise they are built and cached.
 
-    The cache key covers the content of the file and all that decides its graphs.
+    The cache key covers the content of the file and all settings of its graphs.
     """
     path = existing_file(path)
     folder = cache / _key(path, settings)

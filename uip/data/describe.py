@@ -1,4 +1,4 @@
-"""What is in a data set: counts, elements, labels, ranges, and structures worth a second look."""
+"""Statistics of a data set: counts, elements, labels, ranges, outliers and duplicates."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from uip.units import EV_PER_A3_TO_GPA
 
 SHOWN = {"energy": "eV/atom", "forces": "eV/A", "stress": "GPa", "magmoms": "mu_B"}
 OUTLIER = 10.0
-"""Interquartile ranges from the quartiles, beyond which a structure is called an outlier."""
+"""Distance from the quartiles, in interquartile ranges, beyond which a structure is an outlier."""
 
 
 @dataclass
 class Description:
-    """What `uip data` tells of a file."""
+    """Statistics of a file, for `uip data`."""
 
     structures: int = 0
     atoms: list[int] = field(default_factory=list)
     """Of each structure."""
     volumes: list[float] = field(default_factory=list)
-    """A^3; NaN of structures without three cell vectors."""
+    """A^3; NaN for structures without three cell vectors."""
     formulas: list[str] = field(default_factory=list)
     elements: Counter[str] = field(default_factory=Counter)
-    """In how many structures each element occurs."""
+    """Number of structures with each element."""
     labelled: Counter[str] = field(default_factory=Counter)
-    """How many structures have each label."""
+    """Number of structures with each label."""
     values: dict[str, list[Floats]] = field(default_factory=dict)
-    """By label: the values of each structure, flat, in the units of `SHOWN`; empty without the label."""
+    """For each label: the values of each structure, flat, in the units of `SHOWN`; empty without the label."""
     duplicates: list[tuple[int, int]] = field(default_factory=list)
-    """Numbers of equal structures: a later one and the first."""
+    """Numbers of equal structures: (later, first)."""
     periodic: int = 0
 
     @property
     def summary(self) -> Summary:
-        """What doubts about labels are founded on."""
+        """Input of the label checks."""
         stress = [part.reshape(3, 3).trace() / 3 if part.size else np.nan for part in self.values["stress"]]
         energy = [part[0] if part.size else np.nan for part in self.values["energy"]]
         arrays = (np.array(values, dtype=np.float64) for values in (self.atoms, self.volumes, energy, stress))
@@ -57,7 +57,7 @@ class Description:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def outliers(self, name: str) -> list[int]:
-        """Numbers of structures with a value far outside the others."""
+        """Numbers of structures with an outlier among their values."""
         largest = np.array([np.abs(part).max() if part.size else np.nan for part in self.values.get(name, [])])
         known = largest[np.isfinite(largest)]
         if known.size < 8:
@@ -68,7 +68,7 @@ class Description:
 
 
 def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Description:
-    """Go through a data set once; see `uip.data.dataset.labelled_structures`."""
+    """Statistics of a data set, read once; see `uip.data.dataset.labelled_structures`."""
     result = Description(values={name: [] for name in LABELS})
     seen: dict[int, int] = {}
     for number, (_, structure, labels) in enumerate(structures):

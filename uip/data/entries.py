@@ -1,10 +1,10 @@
-"""Data sets of entries in JSON: MPtrj, as CHGNet was trained on, and MatPES.
+"""Data sets of JSON entries: MPtrj (training data of CHGNet) and MatPES.
 
-    MPtrj     { material: { frame: entry, ... }, ... }       MatPES     [ entry, ... ], or one entry a line
+    MPtrj     { material: { frame: entry, ... }, ... }       MatPES     [ entry, ... ], or one entry per line
 
-An entry is a pymatgen structure, as a dictionary, with labels beside it, which VASP printed: energy in eV, forces in
-eV/A, stress in kBar and positive under compression, so that it is times -0.1 in GPa. A label may be missing, or null.
-Layouts: figshare 23713842 (MPtrj), matpes.ai/dataset (MatPES). MPtrj has 12 GB: files are read piece by piece.
+An entry is a pymatgen structure, as a dictionary, with labels from VASP: energy in eV, forces in eV/A, stress in kBar
+and positive under compression (times -0.1: GPa, positive under tension). A label may be missing or null.
+Layouts: figshare 23713842 (MPtrj), matpes.ai/dataset (MatPES). MPtrj has 12 GB, so files are read in pieces.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from uip.units import EV_PER_A3_TO_GPA
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 PIECE = 1 << 20
-"""Characters read at a time."""
+"""Characters per read."""
 
 KBAR = -0.1 / EV_PER_A3_TO_GPA
-"""eV/A^3, positive under tension, of what VASP prints as 1 kBar."""
+"""1 kBar of VASP in eV/A^3, positive under tension."""
 
 NAMES = {"forces": ("forces", "force"), "stress": ("stress",), "magmoms": ("magmoms", "magmom")}
 KEPT = ("material", "frame", "mp_id", "matpes_id", "functional", "uncorrected_total_energy", "ef_per_atom", "bandgap")
-"""What else of an entry goes to `atoms.info`."""
+"""Other keys of an entry that are copied to `atoms.info`."""
 
 
 def holds_entries(path: Path) -> bool:
-    """Whether a JSON file is one of ours: not ASE's own kind of JSON, and with a structure in its first entry."""
+    """Whether a JSON file has this layout: the first entry has a structure (ASE's own JSON has none)."""
     if not path.name.endswith(SUFFIXES):
         return False
     try:
@@ -51,10 +51,10 @@ def holds_entries(path: Path) -> bool:
 def read_entries(path: Path) -> Iterator[ase.Atoms]:
     """All structures of a file with their labels, in eV and A, stress positive under tension.
 
-    `atoms.info` has `material` and `frame`, if entries are sorted by them, and what else of `KEPT` there is.
+    `atoms.info` has `material` and `frame` (MPtrj), and the keys in `KEPT`.
 
     Raises:
-        ValueError: an entry without a structure, a disordered one, a label of the wrong shape, broken JSON.
+        ValueError: an entry without a structure, a disordered structure, a label of the wrong shape, or invalid JSON.
     """
     number = 0
     for key, piece in _pieces(path):
@@ -83,7 +83,7 @@ def _atoms(entry: Mapping[str, Any]) -> ase.Atoms:
     energy = _energy(entry, len(atoms))
     if energy is not None:
         labels["energy"] = np.float64(energy)
-    # not through the constructor: it refuses misshapen arrays in words of its own, ours name the label and the shape
+    # not through the constructor, whose errors for misshapen arrays do not name the label; `check_labels` does
     atoms.calc = SinglePointCalculator(atoms)
     atoms.calc.results.update(labels)
     atoms.info.update({name: entry[name] for name in KEPT if entry.get(name) is not None})
@@ -94,14 +94,14 @@ def _atoms(entry: Mapping[str, Any]) -> ase.Atoms:
 
 
 def _tensor(stress: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, 3), of six numbers in ASE's order or of nine."""
+    """(3, 3), from six numbers in ASE's Voigt order, or from (3, 3)."""
     if stress.shape not in ((6,), (3, 3)):
         raise ValueError(f"stress must have six numbers, or three rows of three, got the shape {stress.shape}")
     return stress if stress.shape == (3, 3) else np.asarray(voigt_6_to_full_3x3_stress(stress), dtype=np.float64)
 
 
 def _energy(entry: Mapping[str, Any], num_atoms: int) -> float | None:
-    """Total energy, eV; of MPtrj the corrected one, which published models learned, never a mixture."""
+    """Total energy, eV. MPtrj: only the corrected energy, on which the published models were trained."""
     for name, atoms in (("energy", 1), ("corrected_total_energy", 1), ("energy_per_atom", num_atoms)):
         if entry.get(name) is not None:
             return float(entry[name]) * atoms
@@ -129,7 +129,7 @@ def _element(site: Mapping[str, Any]) -> str:
 
 
 def _pieces(path: Path) -> Iterator[tuple[str | None, Any]]:
-    """The values of the outermost list, object or sequence of lines; with their keys, if they have any."""
+    """The values of the outermost list, object or sequence of lines, with their keys if they are in an object."""
     with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as file:
         text = _Text(file)
         opening = text.next()
@@ -149,14 +149,14 @@ def _pieces(path: Path) -> Iterator[tuple[str | None, Any]]:
 
 
 class _Text:
-    """The text of a file of which only the present piece is in memory."""
+    """Text of a file, of which only the current piece is in memory."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file, self.text, self.at = file, "", 0
         self.decoder = json.JSONDecoder()
 
     def more(self) -> bool:
-        """Read on: at least as much as is waiting, so that long values are not decoded again and again."""
+        """Read more, at least as much as is buffered, so that a long value takes few attempts to decode."""
         rest = self.text[self.at :]
         new = self.file.read(max(PIECE, len(rest)))
         self.text, self.at = rest + new, 0
@@ -171,7 +171,7 @@ class _Text:
                 return self.text[self.at : self.at + 1]
 
     def skip(self) -> None:
-        """Pass over one character."""
+        """Skip one character."""
         self.at += 1
 
     def value(self) -> Any:

@@ -1,11 +1,11 @@
-"""Doubts about labels: signs and units that look wrong.
+"""Label checks: warnings about signs and units that look wrong, and about duplicates.
 
-Of a data set alone: within each formula, stress must grow with the volume, and its slope is a bulk modulus K,
+Without a model: within each formula, stress must increase with volume, and its slope is a bulk modulus K,
 
-    trace(stress) / 3 = K ln(volume per atom) + constant,        K between 1 and 600 GPa for anything solid,
+    trace(stress) / 3 = K ln(volume per atom) + constant,        K between 1 and 600 GPa for solids,
 
-and energies per atom must not differ by a factor between units. Against a model: label = factor * prediction, where
-the factor is near 1, or near a ratio of units (`UNITS`), or negative. A model may be off by a third.
+and energies per atom must not differ by the ratio of two units. With a model: label = factor * prediction; a factor
+near a ratio of units (`UNITS`), or a negative factor, gives a warning. Model errors up to a third are tolerated.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ UNITS: dict[str, dict[str, float]] = {
     "forces": {"hartree/bohr": 1 / 51.4221, "rydberg/bohr": 1 / 25.711, "kcal/mol/A": 23.0605, "kJ/mol/A": 96.4853},
     "stress": {"GPa": EV_PER_A3_TO_GPA, "kBar": 10 * EV_PER_A3_TO_GPA},
 }
-"""What a number in our unit (eV, eV/A, eV/A^3) becomes in others."""
+"""Values of 1 eV, 1 eV/A, 1 eV/A^3 in other units."""
 
 SOLID = (1.0, 600.0)
-"""GPa: bulk moduli from soft molecular crystals to more than that of diamond (440)."""
+"""GPa: range of bulk moduli, from soft molecular crystals to above diamond (440)."""
 
 LARGEST_STRAIN = 0.15
-"""Of the volume: beyond, there is vacuum in the cell."""
+"""Largest volume strain; beyond it the cell contains vacuum."""
 
 LARGE = {"forces": 0.05, "stress": 0.5 / EV_PER_A3_TO_GPA}
-"""Root mean square of a prediction, eV/A and eV/A^3, below which nothing can be told of the label."""
+"""Smallest root mean square of a prediction, eV/A and eV/A^3, for which its label is checked."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What doubts are founded on, (B,) each; NaN where there is no label or no volume."""
+    """Input of the label checks, (B,) each; NaN without label or volume."""
 
     formulas: Sequence[str]
     atoms: Floats
@@ -57,7 +57,7 @@ class Summary:
 
 
 def summarise(data: Dataset, limit: int = 5000) -> Summary:
-    """Of at most `limit` samples, evenly spread over the data set."""
+    """Summary of at most `limit` samples, evenly spaced in the data set."""
     numbers = np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(np.int64))
     atoms = data.counts("N")[numbers].astype(np.float64)
     volume = np.array([abs(float(data.read("cell", k)[0].det())) for k in numbers])
@@ -72,7 +72,7 @@ def summarise(data: Dataset, limit: int = 5000) -> Summary:
 
 
 def label_warnings(summary: Summary) -> list[str]:
-    """What looks wrong in a data set, in words; empty if nothing does."""
+    """Warnings about the labels of a data set."""
     return _stress_warnings(summary) + _energy_warnings(summary)
 
 
@@ -117,7 +117,7 @@ def _stress_warnings(summary: Summary) -> list[str]:
 
 
 def _energy_warnings(summary: Summary) -> list[str]:
-    """Energies that are another's of the same formula times a factor between units, or divided by the atoms."""
+    """Warnings about energies that differ from others of their formula by a ratio of units, or are per atom."""
     medians = {
         name: float(np.nanmedian(summary.energy[[k for k, other in enumerate(summary.formulas) if other == name]]))
         for name, count in Counter(summary.formulas).items()
@@ -133,13 +133,13 @@ def _energy_warnings(summary: Summary) -> list[str]:
             if abs(factor - 1.0) > 0.2 and abs(energy / median / factor - 1.0) < 0.05:
                 strange.setdefault(unit, []).append(k)
     return [
-        f"energies of {_listed(numbers)} look like {unit} among others of their formula in eV; give all in eV, total"
+        f"energies of {_listed(numbers)} look like {unit} among others of their formula in eV; use total energies in eV"
         for unit, numbers in strange.items()
     ]
 
 
 def duplicate_warnings(training: Dataset, validation: Dataset, limit: int = 100_000) -> list[str]:
-    """Structures that occur twice, and those validated that are also learned from, in words.
+    """Warnings about duplicates in the training set, and about validation structures that are also in the training set.
 
     Data sets of more than `limit` structures are not searched.
     """
@@ -151,25 +151,25 @@ def duplicate_warnings(training: Dataset, validation: Dataset, limit: int = 100_
     twice = [k for k, key in enumerate(keys) if first[key] != k]
     if twice:
         number = int(training.chosen[twice[0]])
-        result.append(f"{len(twice)} of {len(keys)} structures to learn repeat others, the first is number {number}")
+        result.append(f"{len(twice)} of {len(keys)} training structures are duplicates, the first is number {number}")
     shared = [k for k, key in enumerate(checked) if key in first]
     if shared:
         result.append(
-            f"{len(shared)} of {len(checked)} structures to validate are also learned from, the first is number "
-            f"{int(validation.chosen[shared[0]])}: their errors say little"
+            f"{len(shared)} of {len(checked)} validation structures are also in the training set, the first is number "
+            f"{int(validation.chosen[shared[0]])}: validation errors will be too low"
         )
     return result
 
 
 def _key(data: Dataset, number: int) -> bytes:
-    """What two equal structures share, to 1e-6 A."""
+    """Hash that equal structures share; positions are rounded to 1e-6 A."""
     numbers = data.read("atomic_numbers", number).numpy().tobytes()
     points = b"".join(data.read(name, number).numpy().round(6).tobytes() for name in ("positions", "cell"))
     return hashlib.sha256(numbers + points).digest()
 
 
 def warnings_against_model(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
-    """What looks wrong in labels beside a model's predictions of the same structures, in words."""
+    """Warnings about labels that do not fit the predictions of a model for the same structures."""
     result = []
     for name in LARGE:
         factors = np.array([_factor(name, one, other) for one, other in zip(labels, predictions, strict=True)])
@@ -180,7 +180,7 @@ def warnings_against_model(labels: Sequence[Labels], predictions: Sequence[Label
         usual = Counter(kinds.values()).most_common(1)[0][0]
         others = [k for k, kind in kinds.items() if kind != usual and kind != "unclear"]
         if usual not in ("as they should be", "unclear"):
-            result.append(f"{name} are {np.median(factors[known]):.3g} times what the model says: they look {usual}")
+            result.append(f"{name} are {np.median(factors[known]):.3g} times the prediction: they look {usual}")
         if others and usual != "unclear":
             kind = Counter(kinds[k] for k in others).most_common(1)[0][0]
             result.append(f"{name} of {_listed([k for k in others if kinds[k] == kind])} look {kind}, unlike the rest")
@@ -188,7 +188,7 @@ def warnings_against_model(labels: Sequence[Labels], predictions: Sequence[Label
 
 
 def _shear_warnings(labels: Sequence[Labels], predictions: Sequence[Labels]) -> list[str]:
-    """Whether off-diagonal stresses would fit a model far better in another order: programs list them differently."""
+    """Warning if off-diagonal stresses fit the model far better in another order: Voigt orders differ between codes."""
     rows, columns = [1, 0, 0], [2, 2, 1]  # yz, xz, xy
     both = [k for k, one in enumerate(labels) if "stress" in one and "stress" in predictions[k]]
     if len(both) < 3:
@@ -204,12 +204,12 @@ def _shear_warnings(labels: Sequence[Labels], predictions: Sequence[Labels]) -> 
     if errors[best] > 0.5 * errors[0, 1, 2]:
         return []
     names = ("yz", "xz", "xy")
-    found = ", ".join(f"{names[k]} is what labels call {names[source]}" for k, source in enumerate(best) if k != source)
-    return [f"shear stresses fit the model far better in another order: {found}; look at how the file was written"]
+    found = ", ".join(f"{names[k]} is labelled {names[source]}" for k, source in enumerate(best) if k != source)
+    return [f"shear stresses fit the model far better in another order: {found}; check the Voigt order of the file"]
 
 
 def _factor(name: str, labels: Labels, prediction: Labels) -> float:
-    """By how much a label is larger than its prediction; NaN if the two have little to do with each other."""
+    """The factor from prediction to label; NaN if the two are not correlated."""
     if name not in labels or name not in prediction:
         return float("nan")
     x, y = np.ravel(prediction[name]), np.ravel(labels[name])
@@ -220,7 +220,7 @@ def _factor(name: str, labels: Labels, prediction: Labels) -> float:
 
 
 def _kind(name: str, factor: float) -> str:
-    """What a factor between label and prediction says of the label."""
+    """Interpretation of the factor from prediction to label."""
     units = {"": 1.0, **UNITS[name]}
     unit = min(units, key=lambda key: abs(np.log(abs(factor) / units[key])))
     if not 0.6 < abs(factor) / units[unit] < 1.6:

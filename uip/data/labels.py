@@ -1,4 +1,4 @@
-"""Labels of a structure: read from ASE atoms, and checked before anything is trained on them."""
+"""Labels of a structure: read from ASE atoms, and checked before training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LABELS = ("energy", "forces", "stress", "magmoms")
 
 
 def labels_from_atoms(atoms: ase.Atoms) -> Labels:
-    """The labels that a structure carries, see `LABELS`; what is missing is left out."""
+    """The labels of a structure, see `LABELS`; missing labels are left out."""
     labels = {name: _label(atoms, name) for name in LABELS}
     if labels["magmoms"] is not None:
-        labels["magmoms"] = abs(labels["magmoms"])  # which way is up is a choice of the calculation
+        labels["magmoms"] = abs(labels["magmoms"])  # the sign depends on the spin axis of the calculation
     return {name: value for name, value in labels.items() if value is not None}
 
 
@@ -28,7 +28,7 @@ def _label(atoms: ase.Atoms, name: str) -> NDArray[np.float64] | None:
     try:
         if name == "stress":
             return np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
-        # energies as given, not extrapolated to zero smearing
+        # the energy as stored, not extrapolated to zero smearing
         value = atoms.calc.get_property(name, atoms, allow_calculation=False)
     except (PropertyNotImplementedError, NotImplementedError):
         return None
@@ -36,7 +36,7 @@ def _label(atoms: ase.Atoms, name: str) -> NDArray[np.float64] | None:
 
 
 def check_labels(structure: Structure, labels: Labels) -> None:
-    """Raises ValueError if a label cannot be learned from."""
+    """Raises ValueError if a label is unusable."""
     num_atoms = structure.atomic_numbers.size
     shapes = {"energy": (), "forces": (num_atoms, 3), "stress": (3, 3), "magmoms": (num_atoms,)}
     for name, value in labels.items():

@@ -1,4 +1,4 @@
-"""Batches made on a thread of their own while the model works on the one before."""
+"""Prepares the next batch on a second thread while the model computes the current one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Item = TypeVar("Item")
 
 
 def prefetch(makers: Iterable[Callable[[], Item]]) -> Iterator[Item]:
-    """What `makers` return, in their order, each begun when its predecessor is handed out.
+    """The results of `makers` in order; each is started before the previous one is yielded.
 
-    An error in a maker is raised where its item would have been.
+    An error in a maker is raised in place of its item.
     """
-    # the number of threads is a setting of each thread
+    # torch's number of threads is set per thread
     with ThreadPoolExecutor(1, "prefetch", torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         waiting: Future[Item] | None = None
         for maker in makers:

@@ -1,4 +1,4 @@
-"""From files to structures and labels: through ase.io, or from databases and from JSON entries (`uip.data.entries`)."""
+"""Reads structures and labels: with ase.io, from ASE databases, and from JSON entries (`uip.data.entries`)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _named(path: Path, frames: Iterator[ase.Atoms]) -> Iterator[ase.Atoms]:
 
 
 def _rows(path: Path) -> Iterator[ase.Atoms]:
-    """The rows of a database, with what was stored beside them in `atoms.info`; charge and spin are often there."""
+    """The rows of a database; key-value pairs, charge and spin go to `atoms.info`."""
     try:
         database = ase.db.connect(str(path))
     except (ImportError, AssertionError, ValueError) as error:

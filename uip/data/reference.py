@@ -1,7 +1,7 @@
-"""Energies of elements: what composition alone explains of the labels, so that a model learns the rest.
+"""Reference energies of elements (E0s, atomic energies): the part of the energy that depends only on composition.
 
-Fitted by least squares, E_k = sum_elements n_k(element) reference(element). Where compositions do not
-decide (an element that never occurs, elements that always occur in one ratio) the smallest change is taken.
+Least-squares fit of E_k = sum_elements n_k(element) reference(element). Where the solution is not unique (an
+element that does not occur, elements in a constant ratio) it is the one of smallest norm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uip.schema import Floats
 
 
 def compositions(dataset: Dataset, num_elements: int) -> Floats:
-    """How many atoms of each element 1 .. num_elements each sample has, (B, num_elements)."""
+    """Number of atoms of each element 1 .. num_elements in each sample, (B, num_elements)."""
     counts = [
         np.bincount(dataset.read("atomic_numbers", k).numpy() - 1, minlength=num_elements) for k in range(len(dataset))
     ]
@@ -21,15 +21,15 @@ def compositions(dataset: Dataset, num_elements: int) -> Floats:
 
 
 def energies(dataset: Dataset) -> Floats:
-    """Energy labels, (B,) eV; NaN where there is none."""
+    """Energy labels, (B,) eV; NaN: no label."""
     return np.array([dataset.read("energy", k).item() for k in range(len(dataset))])
 
 
 def fit_reference(counts: Floats, energy: Floats) -> Floats:
-    """Energies of elements, (num_elements,) eV, that fit `energy`, (B,) eV, best per atom; zero without labels."""
+    """Reference energies, (num_elements,) eV, fitted to `energy` per atom, (B,) eV; zero without labels."""
     known = np.isfinite(energy) & (counts.sum(axis=1) > 0)
     if not known.any():
         return np.zeros(counts.shape[1])
     atoms = counts[known].sum(axis=1)
-    # singular values of combinations that hardly occur are cut off: they would become huge and cancel
+    # small singular values (nearly constant ratios of elements) are cut off: they give large values that cancel
     return np.linalg.lstsq(counts[known] / atoms[:, None], energy[known] / atoms, rcond=1e-6)[0]

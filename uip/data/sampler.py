@@ -1,9 +1,8 @@
-"""Which structures make a step, and which rank computes which of them.
+"""Composes batches, and assigns the structures of a batch to ranks (load balancing).
 
-The order of an epoch follows from seed and epoch alone, never from the number of ranks, so that a run on
-other hardware sees the same batches. Within a step structures are dealt so that every rank gets the same
-modelled cost: the most expensive first, each to the rank with the least so far. Batches are composed so that
-this can succeed (`isolate_large`).
+The order of an epoch is a function of seed and epoch, not of the number of ranks, so a run on other hardware
+uses the same batches. Within a step, structures are assigned to ranks greedily: in order of decreasing modelled
+cost, each to the rank with the lowest cost so far. `isolate_large` composes batches for which this balances well.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from uip.data.dataset import Dataset
 from uip.schema import Floats, Integers
 
 VALIDATION_COST = 35_000.0
-"""Cost computed at a time where nothing is differentiated twice: of CHGNet about 0.3 GB in float32."""
+"""Largest cost of a micro-batch without second derivatives: about 0.3 GB for CHGNet in float32."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost of one structure: the defaults are CHGNet's, in units of one angle.
+    """Modelled cost of a structure; the defaults are for CHGNet, in units of one angle.
 
     Fitted to measured gradient steps (benchmarks/load_balance.py --calibrate), mean error 5 %.
     """
@@ -32,7 +31,7 @@ class CostModel:
     """Per directed edge."""
     angle: float = 1.0
     pair: float = 0.0
-    """Per pair of atoms, near or far."""
+    """Per pair of atoms, at any distance."""
 
     def __call__(self, dataset: Dataset) -> Floats:
         """(B,)."""
@@ -41,29 +40,29 @@ class CostModel:
 
 
 COSTS = {"allscaip": CostModel(atom=30.0, edge=0.0, angle=0.0, pair=1.0)}
-"""Of models that do not cost what CHGNet costs, in units of their own."""
+"""Cost models of other architectures, each in its own unit."""
 
 
 def cost_model(model: str) -> CostModel:
-    """Of the architecture `model`."""
+    """The cost model of the architecture `model`."""
     return COSTS.get(model, CostModel())
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Integers:
-    """A permutation that follows from seed and epoch."""
+    """A permutation; a function of seed and epoch."""
     return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
 def equal_batches(order: Integers, batch_size: int) -> list[Integers]:
-    """Batches of at most `batch_size`, as few as possible, all of one size to within one: no small rest at the end."""
+    """Batches of at most `batch_size`, as few as possible, with sizes that differ by at most one."""
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
 
 
 def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_shards: int = 1) -> list[Integers]:
-    """The batches of an epoch, each structure once: a function of its arguments alone.
+    """The batches of an epoch, each structure once; a function of the arguments only.
 
     Args:
-        num_shards: into how many equal shares batches shall be divisible; as many as ranks, or more.
+        num_shards: number of shards of equal cost into which batches can be divided; at least the number of ranks.
     """
     order = epoch_order(len(costs), seed, epoch)
     rng = np.random.default_rng([seed, epoch, 1])
@@ -74,17 +73,17 @@ def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_sha
 def isolate_large(
     order: Integers, costs: Floats, batch_size: int, num_shards: int, rng: np.random.Generator
 ) -> list[Integers]:
-    """Batches that can be divided into `num_shards` parts of like cost.
+    """Batches that can be divided into `num_shards` shards of similar cost.
 
-    A structure that costs more than a share of an average batch cannot be balanced by others of that batch:
-    such structures get batches of their own, one a share, with those of nearly their cost (to a few percent
-    of noise, so that their company changes from epoch to epoch). The rest keeps its order.
+    A structure that costs more than a shard of an average batch cannot be balanced by others in that batch. Such
+    structures get separate batches, one structure per shard, with structures of similar cost (a few percent of
+    noise changes the grouping from epoch to epoch). The other structures keep their order.
     """
     limit = largest_balanced(costs, batch_size, num_shards)
     light, heavy = order[costs[order] <= limit], order[costs[order] > limit]
     heavy = heavy[np.argsort(-costs[heavy] * rng.uniform(0.97, 1.0, len(heavy)), kind="stable")]
     groups = [heavy[k : k + num_shards] for k in range(0, len(heavy), num_shards)]
-    if groups and len(groups[-1]) < num_shards:  # too few for one a share: the light ones fill up
+    if groups and len(groups[-1]) < num_shards:  # fewer than one per shard: fill up with light structures
         room = num_shards * costs[groups[-1]].max() - costs[groups[-1]].sum()
         count = int(np.searchsorted(np.cumsum(costs[light]), room))
         groups[-1] = np.concatenate([groups[-1], light[:count]])
@@ -93,15 +92,15 @@ def isolate_large(
 
 
 def largest_balanced(costs: Floats, batch_size: int, num_shards: int) -> float:
-    """The largest cost that is no more than a share of an average batch of structures up to that cost."""
+    """The largest cost that does not exceed a shard of an average batch of structures up to that cost."""
     ascending = np.sort(costs)
-    shares = np.cumsum(ascending) / np.arange(1, len(ascending) + 1) * max(batch_size / num_shards, 1.0)
-    light = np.flatnonzero(ascending <= shares)
+    shards = np.cumsum(ascending) / np.arange(1, len(ascending) + 1) * max(batch_size / num_shards, 1.0)
+    light = np.flatnonzero(ascending <= shards)
     return float(ascending[light[-1]]) if light.size else float("inf")
 
 
 def assign_to_ranks(costs: Floats, num_ranks: int) -> list[Integers]:
-    """Places in `costs` for each rank, ascending; ranks may get different numbers, or none."""
+    """Indices into `costs` for each rank, ascending; ranks may get different numbers of structures, or none."""
     heap = [(0.0, rank) for rank in range(num_ranks)]
     shards: list[list[int]] = [[] for _ in range(num_ranks)]
     for index in np.argsort(-costs, kind="stable"):
@@ -112,13 +111,13 @@ def assign_to_ranks(costs: Floats, num_ranks: int) -> list[Integers]:
 
 
 def imbalance(costs: Floats, shards: list[Integers]) -> float:
-    """max / mean - 1 of what ranks have to do: the part of the mean rank's time for which it waits."""
+    """max / mean - 1 of the costs of ranks: waiting time relative to the computing time of the mean rank."""
     loads = np.array([costs[shard].sum() for shard in shards])
     return float(loads.max() / loads.mean() - 1.0)
 
 
 def micro_batches(numbers: Integers, costs: Floats, max_cost: float) -> list[Integers]:
-    """`numbers` in parts of at most `max_cost` (0: no limit), for gradient accumulation; a part has at least one."""
+    """`numbers` in parts of cost at most `max_cost` (0: no limit) or of one structure, for gradient accumulation."""
     if max_cost <= 0 or len(numbers) == 0:
         return [numbers] if len(numbers) else []
     parts: list[list[int]] = [[]]

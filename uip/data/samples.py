@@ -1,4 +1,4 @@
-"""One structure with its labels, or a batch of them: what a model reads and what it is trained to predict."""
+"""A structure with its labels, or a batch of them: inputs of a model and training targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uip.graph.batch import Graph
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What a batch should be predicted as, shapes and units as in `uip.schema`; NaN where there is no label."""
+    """Labels of a batch; shapes and units as in `uip.schema`; NaN: no label."""
 
     energy: Tensor
     forces: Tensor
@@ -28,20 +28,20 @@ class Targets:
 
 @dataclass(frozen=True)
 class Sample:
-    """One structure, or a batch of them: what a model reads and what it should say."""
+    """One structure, or a batch: graph and labels."""
 
     graph: Graph
     targets: Targets
     info: dict[str, Any] = field(default_factory=dict)
-    """What else is known of one structure: material, group, ... Splits ask for it, models never."""
+    """`atoms.info` of one structure: material, group, ...; used for splits."""
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sample:
-        """A copy on `device`, its real tensors as `dtype`; from pinned memory without waiting."""
+        """A copy on `device`, its real tensors as `dtype`."""
         options = {"device": device, "dtype": dtype}
         return Sample(self.graph.to(**options), self.targets.to(**options), self.info)  # type: ignore[arg-type]
 
     def pin(self) -> Sample:
-        """A copy in memory that a GPU reads by itself."""
+        """A copy in pinned memory."""
         graph = Graph(**{name: value.pin_memory() for name, value in self.graph.tensors().items()})
         return Sample(graph, Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()}))
 

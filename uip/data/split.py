@@ -1,4 +1,4 @@
-"""Which structures are set aside for validation: at random, or whole groups, so that no relative is learned from."""
+"""Splits a data set into training and validation: at random, or by whole groups of related structures."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from uip.schema import Integers
 
 
 def random_split(num_samples: int, fraction: float, seed: int) -> tuple[Integers, Integers]:
-    """Numbers of the training and of the validation samples, the latter `fraction` of all, at least one of each.
+    """Numbers of the training and of the validation samples; `fraction` of all for validation, at least one of each.
 
     Raises:
         ValueError: a fraction outside ]0, 1[, or fewer than two samples.
     """
     check_fraction(fraction)
     if num_samples < 2:
-        raise ValueError(f"a split needs at least two structures, got {num_samples}; name a validation file instead")
+        raise ValueError(f"a split needs at least two structures, got {num_samples}; give a validation file instead")
     order = np.random.default_rng(seed).permutation(num_samples)
     count = min(max(round(fraction * num_samples), 1), num_samples - 1)
     return np.sort(order[count:]), np.sort(order[:count])
 
 
 def group_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[Integers, Integers]:
-    """As `random_split`, of samples of which those of one group stay together.
+    """As `random_split`, but samples of a group stay together.
 
-    Groups are set aside in random order while that brings the validation part nearer to `fraction`.
+    Groups are added to the validation part in random order if that brings its size nearer to `fraction`.
 
     Raises:
         ValueError: a fraction outside ]0, 1[, or fewer than two groups.
@@ -39,7 +39,7 @@ def group_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[Inte
     if len(names) < 2:
         raise ValueError(
             f"a split by group needs at least two groups, got {len(names)} ({', '.join(names)}); "
-            "split by something else, or name a validation file"
+            "split by another key, or give a validation file"
         )
     aside: list[int] = []
     total, goal = 0, fraction * len(groups)
@@ -52,13 +52,13 @@ def group_split(groups: Sequence[str], fraction: float, seed: int) -> tuple[Inte
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises ValueError unless something remains on both sides."""
+    """Raises ValueError unless 0 < fraction < 1."""
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"`validation_fraction` must lie between 0 and 1, got {fraction}")
 
 
 def groups_of(data: Dataset, key: str) -> list[str]:
-    """The group of each sample: its reduced formula ("formula"), or what its file says under `key`.
+    """The group of each sample: its reduced formula ("formula"), or the value of `key` in `atoms.info`.
 
     Raises:
         ValueError: a structure without `key`.
@@ -69,14 +69,14 @@ def groups_of(data: Dataset, key: str) -> list[str]:
     for number, info in enumerate(infos):
         if key not in info:
             raise ValueError(
-                f"'data.split_by' must be 'formula' or what every structure carries, but '{key}' is missing from "
+                f"'data.split_by' must be 'formula' or an info key of every structure, but '{key}' is missing from "
                 f"structure {number}, which has: {', '.join(sorted(info)) or 'nothing'}"
             )
     return [str(info[key]) for info in infos]
 
 
 def reduced_formula(atomic_numbers: Integers) -> str:
-    """The formula of atoms divided by what its numbers share: "Li2O"."""
+    """The reduced formula, e.g. "Li2O"."""
     numbers, counts = np.unique(atomic_numbers, return_counts=True)
     content = {chemical_symbols[z]: int(count) for z, count in zip(numbers, counts, strict=True)}
     return Formula.from_dict(content).reduce()[0].format("hill")

@@ -219,8 +219,8 @@ REFERENCE = "Qu, Wood, Krishnapriyan, Ulissi, arXiv:2603.06567 (2026)"
 
 
 def fairchem_checkpoint(path: Path | str, *, task: str | None = None) -> AllScAIP:
-    """The AllScAIP in an inference checkpoint of fairchem, as its calculator runs it: EMA weights, normaliser and element
-    references of the task.
+    """The AllScAIP in an inference checkpoint of fairchem, as its calculator runs it: EMA weights, normaliser and
+    element references of the task.
 
     Args:
         task: the data set, e.g. "omol"; needed if the file has several.

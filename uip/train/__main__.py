@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(path: Path, *, resume: bool, debug: bool = False) -> int:
-    """Train as the file says; returns the exit code.
+    """Train with the config in `path`; returns the exit code.
 
     A failed run appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
     """
@@ -89,7 +89,7 @@ def write_error_log(folder: Path | None) -> Path | None:
 
 @contextmanager
 def progress_bar() -> Iterator[StepCallback]:
-    """A bar with steps and structures per second on the first rank's terminal; nothing is drawn into a file."""
+    """A bar with steps and structures per second on the terminal of rank 0; hidden if stderr is not a terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[rate]:.3g} structures/s,"))
     shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

@@ -1,7 +1,7 @@
-"""What a run is: one TOML file, read into dataclasses; every default stands here, beside what it means.
+"""The training config: one TOML file, read into dataclasses, with documentation and default of each setting.
 
-[model]  what is trained        [data]  on what        [loss]  towards what (uip/train/loss.py)
-[optim]  how (uip/train/optim.py)     [run]   where, how long, with what numbers
+[model]  architecture and initial weights     [data]  data set, split, batches     [loss]  see uip/train/loss.py
+[optim]  see uip/train/optim.py               [run]   folder, length, precision
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ else:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained."""
+    """The model: architecture, initial weights, trainable weights."""
 
     kind: str = ""
     """The architecture: "chgnet" or "allscaip"; empty: that of `init_from`, or chgnet."""
@@ -34,12 +34,13 @@ class ModelConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     """Changes to the defaults of CHGNetConfig or AllScAIPConfig, or to `init_from` (there, `readout` alone)."""
     trainable: tuple[str, ...] = ("*",)
-    """Which weights are trained: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
+    """Trainable weights: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
     name: str = ""
-    """Of the new potential; empty: the name of the run's folder."""
+    """Name of the new potential; empty: the name of the run's folder."""
     theory: str = ""
-    """Level of theory of the labels; travels with the model."""
+    """Level of theory of the labels; stored with the model."""
     licence: str = ""
+    """Licence of the new weights; stored with the model."""
 
 
 STRESS_UNITS = {"eV/A^3": 1.0, "GPa": 1.0 / EV_PER_A3_TO_GPA, "kBar": 0.1 / EV_PER_A3_TO_GPA}
@@ -48,39 +49,42 @@ STRESS_SIGNS = {"tension": 1.0, "compression": -1.0}
 
 @dataclass(frozen=True)
 class DataConfig:
-    """On what."""
+    """The data set: files, split, conventions of labels, batches."""
 
     train: tuple[str, ...] = ()
     """Files of labelled structures, relative to the TOML file."""
     validation: tuple[str, ...] = ()
-    """Files; empty: a part of the training files is set aside."""
+    """Files for validation; empty: a part of the training structures."""
     validation_fraction: float = 0.05
+    """Fraction of the training structures that is used for validation, if there are no validation files."""
     split_by: str = ""
-    """What stays together when a part is set aside: "formula", or the name of something that every structure carries
-    (an info key of extxyz, "material" of MPtrj); empty: nothing."""
+    """Group split: structures with the same value stay together. "formula", or an info key of every structure
+    ("material" in MPtrj); empty: random split."""
     split_seed: int = 0
+    """Random seed of the split."""
     cache: str = ""
-    """Folder for graphs; empty: `cache` in the run's folder."""
+    """Folder for cached graphs; empty: `cache` in the run's folder."""
     reference: str = "fit"
-    """Energies of elements: "fit" them to the labels (of a fine-tuned model: to what it does not explain yet), or
-    "keep" those of the model."""
+    """Reference energies of elements (E0s): "fit" them to the labels (in fine-tuning: to the residuals of the model),
+    or "keep" those of the model."""
     reference_energies: dict[str, float] = field(default_factory=dict)
-    """Energies of elements that are taken as given, eV: { Si = -5.4 }."""
+    """Reference energies of elements that are not fitted, eV: { Si = -5.4 }."""
     stress_unit: str = "eV/A^3"
-    """Of the stress labels: "eV/A^3", "GPa" or "kBar"."""
+    """Unit of the stress labels: "eV/A^3", "GPa" or "kBar"."""
     stress_sign: str = "tension"
-    """Which stress is positive in the labels: under "tension" (ASE) or under "compression" (VASP)."""
+    """Sign of the stress labels: positive under "tension" (ASE) or under "compression" (VASP)."""
     augment: bool | None = None
-    """Rotate each structure at random each time it is used; left out: only for architectures that are not invariant
-    under rotations (allscaip)."""
+    """Data augmentation: rotate each structure at random each time it is used. Left out: only for architectures that
+    are not invariant under rotations (allscaip)."""
     batch_size: int = 16
-    """Structures in a step, over all ranks; at most."""
+    """Largest number of structures in a step, over all ranks."""
     balance_for: int = 1
-    """Ranks for which batches are composed so that each can get a like share; set it to the largest number you will
-    use. The batches follow from this number, not from the ranks that are there."""
+    """Number of ranks for which the cost of batches is balanced; set it to the largest number of ranks that you will
+    use. Batches depend on this setting, not on the actual number of ranks."""
     max_cost: float = 0.0
-    """What a rank computes at a time, in the units of `uip.data.sampler` (CHGNet: 4 an atom, 1.1 a directed edge, 1 an
-    angle); a larger share is cut up and its gradients accumulated: less memory, hardly more time. 0: no limit."""
+    """Largest cost of a micro-batch, in the units of `uip.data.sampler` (CHGNet: 4 per atom, 1.1 per directed edge, 1
+    per angle). A larger shard is divided and its gradients are accumulated: less memory, little more time. 0: no
+    limit."""
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -98,39 +102,44 @@ class DataConfig:
             raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
 
     def augments(self, model: str) -> bool:
-        """Whether structures are rotated at random for the architecture `model`."""
+        """Whether structures are rotated at random, for the architecture `model`."""
         return model == "allscaip" if self.augment is None else self.augment
 
     @property
     def stress_scale(self) -> float:
-        """What turns the stress labels into eV/A^3, positive under tension."""
+        """Factor from stress labels to eV/A^3, positive under tension."""
         return STRESS_UNITS[self.stress_unit] * STRESS_SIGNS[self.stress_sign]
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where, how long, with what numbers."""
+    """The run: folder, length, checkpoints, device and precision."""
 
     folder: str = "run"
-    """Relative to the TOML file: checkpoints, log and curves."""
+    """Folder for checkpoints, log and curves, relative to the TOML file."""
     epochs: int = 30
+    """Number of passes over the training structures."""
     seed: int = 0
+    """Random seed of initial weights, batches and rotations."""
     dtype: str = "float32"
+    """Precision: "float32" or "float64"."""
     device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:N"."""
     hours: float = 0.0
-    """Stop, with a checkpoint, after this time of training; 0: after the last epoch."""
+    """Stop, with a checkpoint, after this training time; 0: no limit."""
     checkpoint_steps: int = 0
-    """Steps between checkpoints; 0: one an epoch."""
+    """Steps between checkpoints; 0: one per epoch."""
     threads: int = 0
-    """Of each rank; 0: torch decides."""
+    """Threads of each rank; 0: torch's default."""
     max_jump: float = 1000.0
-    """A loss larger than its recent average by this factor stops the run; 0: never."""
+    """Stop the run if the loss exceeds its recent average by this factor; 0: never."""
     tf32: bool = False
-    """Let GPUs multiply float32 matrices with 10-bit mantissas: faster, and good enough for training in most cases."""
+    """TF32 matrix products on GPUs (10-bit mantissa): faster, and sufficient for training in most cases."""
     recompute: bool = False
-    """Compute intermediates of layers again instead of keeping them for derivatives: two fifths of the memory, half as
-    long again (CHGNet). First try a small `data.max_cost`; for one large structure there is no other way."""
+    """Activation checkpointing: recompute intermediates of layers instead of storing them. CHGNet: two fifths of the
+    memory, 1.5 times the time. Try a small `data.max_cost` first; only a single large structure needs this."""
     tensorboard: bool = False
+    """Also write the log for TensorBoard."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -139,7 +148,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A run."""
+    """All settings of a run."""
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -148,7 +157,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def values(self) -> dict[str, Any]:
-        """As plain containers, for checkpoints."""
+        """The settings as plain containers, for checkpoints."""
         return asdict(self)
 
 
@@ -161,22 +170,22 @@ CHANGEABLE = {
     "run.tensorboard",
     "data.cache",
 }
-"""What does not decide the numbers of a run, and may differ when it resumes."""
+"""Settings that do not affect the results of a run, and may change when it is resumed."""
 
 
 PATHS = {"data.train", "data.validation"}
-"""What may differ from machine to machine; what is in the files may not."""
+"""Paths, which may differ between machines; the file contents must be the same."""
 
 RENAMED = {"model.start": "init_from", "model.move": "trainable", "data.rotate": "augment"}
-"""Old keys, which are still read, and their new names in the same table."""
+"""Deprecated keys, and their new names in the same table."""
 
 
 def read_config(path: Path | str) -> TrainConfig:
-    """The run that a TOML file describes; its paths become relative to the file.
+    """The config in a TOML file; its paths become relative to the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not TOML, an unknown key, or a value that cannot be.
+        ValueError: not TOML, an unknown key, or an invalid value.
     """
     path = existing_file(path)
     try:
@@ -187,7 +196,7 @@ def read_config(path: Path | str) -> TrainConfig:
 
 
 def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
-    """A run from plain values; relative paths start at `folder`."""
+    """A config from plain values; paths are relative to `folder`."""
     values = rename_old_keys(values, warn=True)
     data = dict(values.get("data", {}))
     for key in ("train", "validation"):
@@ -223,15 +232,15 @@ def rename_old_keys(values: dict[str, Any], *, warn: bool) -> dict[str, Any]:
 
 
 def fixed_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide a run's numbers, "table.key" -> value; see `CHANGEABLE`."""
+    """The settings that affect the results of a run, "table.key" -> value; see `CHANGEABLE`."""
     flat = {f"{table}.{key}": value for table, settings in values.items() for key, value in settings.items()}
     return {key: value for key, value in sorted(flat.items()) if key not in CHANGEABLE}
 
 
 def differences(config: TrainConfig, saved: dict[str, Any]) -> list[str]:
-    """Keys, outside `CHANGEABLE`, on which a run disagrees with the settings in a checkpoint.
+    """Keys outside `CHANGEABLE` whose values differ from those in a checkpoint.
 
-    A setting that did not exist when the checkpoint was written had what is its default now.
+    A setting that is missing in the checkpoint has its default value.
     """
     defaults = fixed_settings(TrainConfig(DataConfig(train=config.data.train)).values())
     ours, theirs = fixed_settings(config.values()), {**defaults, **fixed_settings(rename_old_keys(saved, warn=False))}

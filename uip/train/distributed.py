@@ -1,6 +1,6 @@
-"""The processes of a training run: each has the whole model and a part of every step.
+"""Data-parallel training: each process has the whole model and computes a part of every step.
 
-Started by torchrun there are several, otherwise one; the same calls serve both.
+torchrun starts several processes; without it there is one, and the same functions work.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size`. Every rank calls every function."""
+    """This process among `size`. All ranks must call each function."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Among the processes of this machine: the GPU to take."""
+    """Rank on this machine; selects the GPU."""
 
     @staticmethod
     def join(device: str) -> Ranks:
-        """The ranks that torchrun started, or one; between GPUs bytes go through nccl, otherwise through gloo."""
+        """The ranks that torchrun started, or one rank. Backend: nccl between GPUs, otherwise gloo."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Ranks()
         if not dist.is_initialized():
-            # counts and errors are summed on the CPU in any case, gradients where the model is
+            # counts and errors are summed on the CPU, gradients on the device of the model
             dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
         return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
     @property
     def is_first(self) -> bool:
-        """The rank that writes files and talks."""
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     def sum(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Ranks:
         return total
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Barrier."""
         if self.size > 1:
             dist.barrier()
 
@@ -77,6 +77,6 @@ class Ranks:
             )
 
     def leave(self) -> None:
-        """End of the run."""
+        """Destroy the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -1,16 +1,16 @@
-"""Trains a potential.
+"""The training loop.
 
     python -m uip.train run.toml                                   # one process
-    python -m uip.train run.toml --resume                          # go on where the last checkpoint stands
-    torchrun --nproc-per-node 4 -m uip.train run.toml              # four, each with a part of every step
+    python -m uip.train run.toml --resume                          # continue from the last checkpoint
+    torchrun --nproc-per-node 4 -m uip.train run.toml              # four processes, each computes a part of every step
 
-`uip/train/config.py` has all settings with their defaults. The run's folder receives
+All settings with their defaults: `uip/train/config.py`. Files in the run's folder:
 
-    last.ckpt     everything that the run needs to go on as if it had never stopped
+    last.ckpt     complete state of the run, for `--resume`
     best.ckpt     the potential with the lowest validation loss: for `uip eval`, `uip export`, `Calculator`
-    log.jsonl     losses and errors (`uip/train/metrics.py`), curves.png: the same, drawn
+    log.jsonl     losses and errors (`uip/train/metrics.py`); curves.png: the same as a figure
 
-Read from `train` downward.
+Entry point: `train`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from uip.train.setup import explain_write_errors, initial_model, open_data, prep
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
-"""From the loss's units to those of the log: meV/atom, meV/A, GPa, mu_B."""
+"""Factors from units of the loss to units of the log: meV/atom, meV/A, GPa, mu_B."""
 
-DISK_FULL_ADVICE = "free space and go on with --resume: the checkpoints before this one are whole"
-"""What to do when a checkpoint cannot be written."""
+DISK_FULL_ADVICE = "free disk space and continue with --resume: earlier checkpoints are intact"
+"""Advice in the message if a checkpoint cannot be written."""
 
 StepCallback = Callable[[int, int, int], None]
-"""Told of each step: how many are done, how many there are, how many structures it had."""
+"""Called after each step with: steps done, total number of steps, number of structures in the step."""
 
 
 def train(
@@ -57,15 +57,16 @@ def train(
     report: Callable[[str], None] = lambda text: None,
     on_step: StepCallback = lambda done, total, structures: None,
 ) -> Path:
-    """Run `config`; returns the path of the best potential.
+    """Train with the settings `config`; returns the path of the best potential.
 
     Args:
-        resume: go on from last.ckpt if there is one.
-        report: called with what a reader wants to know: sizes at the start, errors after each epoch.
+        resume: continue from last.ckpt if it exists.
+        report: called with messages for the user: sizes at the start, errors after each epoch.
+        on_step: called after each step.
 
     Raises:
-        ValueError: a mistake in config or data.
-        FloatingPointError: the loss is not finite, or exploded; the structures of that step are saved.
+        ValueError: an error in config or data.
+        FloatingPointError: the loss is not finite or has diverged; the structures of that step are saved.
     """
     device = run_device(config.run)
     ranks = Ranks.join(device.type)
@@ -80,13 +81,13 @@ def train(
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
         resume_from(state, config, folder / "last.ckpt")
-    # paths may differ from machine to machine, what is in the files may not
+    # paths may differ between machines; file contents are compared below
     same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
     ranks.check_same("data", training.digest() + validation.digest())
     report(
-        f"{len(training)} structures to learn, {len(validation)} to validate, "
-        f"{sum(p.numel() for _, p in state.parameters)} weights to move, from step {state.step}"
+        f"{len(training)} training structures, {len(validation)} validation structures, "
+        f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
     )
     for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
         report(f"warning: {warning}")
@@ -110,7 +111,7 @@ def run_epochs(
     report: Callable[[str], None],
     on_step: StepCallback,
 ) -> None:
-    """All epochs that are left, or as many as `run.hours` has room for."""
+    """All remaining epochs, or as many as fit into `run.hours`."""
     cost = cost_model(state.model.name)
     costs, checks = cost(training), cost(validation)
     size, run = config.data.batch_size, config.run
@@ -144,17 +145,17 @@ def run_epochs(
 def rank_samples(
     config: TrainConfig, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
 ) -> Iterator[list[Sample]]:
-    """This rank's part of each batch, in micro_batches, made while the model works on the one before."""
+    """This rank's part of each batch, in micro-batches; prepared while the model computes the previous batch."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    turn = config.data.augments(state.model.name)
+    augment = config.data.augments(state.model.name)
 
-    def changed(number: int, sample: Sample, epoch: int) -> Sample:
-        return rotated(sample, random_rotation(config.run.seed, epoch, number)) if turn else sample
+    def augmented(number: int, sample: Sample, epoch: int) -> Sample:
+        return rotated(sample, random_rotation(config.run.seed, epoch, number)) if augment else sample
 
     def make(batch: Integers, epoch: int) -> list[Sample]:
         mine = batch[assign_to_ranks(costs[batch], ranks.size)[ranks.rank]]
         parts = micro_batches(mine, costs, config.data.max_cost)
-        samples = [data.batch(part, partial(changed, epoch=epoch)).to(dtype=real) for part in parts]
+        samples = [data.batch(part, partial(augmented, epoch=epoch)).to(dtype=real) for part in parts]
         return [sample.pin() for sample in samples] if device.type == "cuda" else samples
 
     return prefetch(partial(make, batch, state.epoch) for batch in batches)
@@ -168,7 +169,7 @@ def gradient_step(
     progress: float,
     ranks: Ranks,
 ) -> Line:
-    """One step of the optimiser on this rank's part of the batch; what the log says of it."""
+    """One step of the optimiser on this rank's part of the batch; returns its line of the log."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     samples = [sample.to(device=device) for sample in samples]
     none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
@@ -196,7 +197,7 @@ def gradient_step(
 
 
 def mean_errors(sums: Tensor, counts: Tensor) -> Line:
-    """MAE by property, None where there are no labels or no predictions."""
+    """MAE of each property; None without labels or predictions."""
     known = (counts > 0) & torch.isfinite(sums)
     return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(LOSS_TERMS)}
 
@@ -204,7 +205,7 @@ def mean_errors(sums: Tensor, counts: Tensor) -> Line:
 def check_divergence(
     config: TrainConfig, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks
 ) -> None:
-    """Stop before the weights are spoiled. Loss and norm are sums over ranks, so all ranks stop together."""
+    """Raise if the loss has diverged, before the weights are updated. All ranks raise: loss and norm are sums."""
     finite = all(number == number and abs(number) != float("inf") for number in (value, norm))
     jumped = config.run.max_jump > 0 and state.step > 20 and value > config.run.max_jump * state.typical
     if finite and not jumped:
@@ -215,12 +216,12 @@ def check_divergence(
     what = f"jumped to {value:.3g}, {value / state.typical:.0f} times its recent average" if finite else "is not finite"
     raise FloatingPointError(
         f"the loss {what} at step {state.step} (loss {value:g}, gradient norm {norm:g}); the structures of this step "
-        f"are in {path}: look for wrong labels or atoms too close, or lower 'optim.learning_rate', or set 'optim.clip'"
+        f"are in {path}: check labels and distances, or lower 'optim.learning_rate', or set 'optim.clip'"
     )
 
 
 def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
-    """Loss, with the final weights of its terms, and MAE by property over `data`."""
+    """Loss, with the final weights of its terms, and MAE of each property over `data`."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     sums = torch.zeros(3, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute errors, labels
     mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
@@ -237,13 +238,13 @@ def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ra
 
 
 def format_errors(found: Line) -> str:
-    """A validation in words."""
+    """Validation errors as text."""
     units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
     return ", ".join(f"{name} {found[name]:.4g} {unit}" for name, unit in units.items() if found[name] is not None)
 
 
 def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
-    """Log, keep the best, write the checkpoint from which the next epoch, or the rest of this one, starts."""
+    """Write the log, best.ckpt if the loss is the lowest so far, and last.ckpt. `whole`: the epoch is complete."""
     folder = Path(config.run.folder)
     write_log(log, state, found)
     if ranks.is_first and found["loss"] < state.best:
@@ -258,14 +259,14 @@ def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, l
 
 
 def write_log(log: Log | None, state: State, line: Line) -> None:
-    """One line of the log; every rank counts it, the first one writes it."""
+    """One line of the log; all ranks count it, rank 0 writes it."""
     state.lines += 1
     if log is not None:
         log.write({"step": state.step, "epoch": state.epoch, **line, "seconds": round(state.seconds, 3)})
 
 
 def out_of_time(config: TrainConfig, state: State, ranks: Ranks) -> bool:
-    """Whether `run.hours` are over; all ranks answer alike."""
+    """Whether `run.hours` are over; the same on all ranks."""
     if not config.run.hours:
         return False
     return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * config.run.hours)])) > 0)

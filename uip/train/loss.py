@@ -1,10 +1,10 @@
-"""The loss: how far predictions are from labels, in units that make the terms comparable.
+"""The loss function, with residuals in units that make the terms comparable.
 
     loss = sum_p weight_p * sum penalty(residual_p) / count_p       p: energy, forces, stress, magmoms
 
 Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p`
-is the number of labelled values in the whole step, over all ranks and micro_batches, so that the gradient does
-not depend on how a step is divided. A label that is missing is simply not counted.
+is the number of labelled values in the whole step, over all ranks and micro-batches, so that the gradient does
+not depend on how a step is divided. Missing labels are not counted.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ LOSS_TERMS = ("energy", "forces", "stress", "magmoms")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights are those of the published CHGNet."""
+    """Weights of the loss terms; the defaults are those of the published CHGNet."""
 
     energy: float = 1.0
+    """Weight of the energy per atom."""
     forces: float = 1.0
+    """Weight of the forces."""
     stress: float = 0.1
+    """Weight of the stress."""
     magmoms: float = 0.1
+    """Weight of the magnetic moments."""
     kind: str = "huber"
-    """"huber", "mae" or "mse"."""
+    """Penalty of a residual: "huber", "mae" or "mse"."""
     delta: float = 0.1
-    """Where Huber turns from square to straight, in the units above."""
+    """Threshold of the Huber loss between quadratic and linear, in eV/atom, eV/A, GPa, mu_B."""
     final: dict[str, float] = field(default_factory=dict)
-    """Weights at the end of the run, for those that change; between start and end they change linearly."""
+    """Weights at the end of the run, for terms whose weight changes; it changes linearly from start to end."""
 
     def __post_init__(self) -> None:
         if self.kind not in PENALTIES:
@@ -50,13 +54,13 @@ class LossConfig:
             raise ValueError(f"loss weights must not be negative, nor all zero, got {starts}")
 
     def weights(self, progress: float) -> dict[str, float]:
-        """Weights by property; `progress` runs from 0 to 1."""
+        """Weight of each term at `progress`, from 0 to 1."""
         start = {name: float(getattr(self, name)) for name in LOSS_TERMS}
         return {name: weight + progress * (self.final.get(name, weight) - weight) for name, weight in start.items()}
 
     @property
     def needs_forces(self) -> bool:
-        """Whether forces or stress are ever weighted: if not, nothing is differentiated twice."""
+        """Whether forces or stress have a weight at any time; if not, no second derivatives are needed."""
         return any(self.weights(progress)[name] > 0 for progress in (0.0, 1.0) for name in ("forces", "stress"))
 
 
@@ -74,13 +78,13 @@ def penalty(residual: Tensor, config: LossConfig) -> Tensor:
 
 
 def count_labels(targets: Targets) -> Tensor:
-    """Labelled values of each of `LOSS_TERMS`, (4,) float64 so that ranks can sum it."""
+    """Number of labelled values of each of `LOSS_TERMS`, (4,) float64, to be summed over ranks."""
     counts = [torch.isfinite(getattr(targets, name)).sum() for name in LOSS_TERMS]
     return torch.stack(counts).to(torch.float64)
 
 
 def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Tensor]:
-    """Prediction minus label, flat, in the loss's units, where there is a label; by property."""
+    """Prediction minus label, flat, in units of the loss, of labelled values; by property."""
     labelled = torch.isfinite(targets.energy)
     atoms = graph.atoms_per_graph[labelled]
     result = {"energy": (outputs.energy[labelled] - targets.energy[labelled]) / atoms}
@@ -88,7 +92,7 @@ def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Ten
         known = torch.isfinite(targets.forces)
         result["forces"] = outputs.forces[known] - targets.forces[known]
     if outputs.virial is not None:
-        # not `outputs.stress`: its NaN for graphs without volume would poison the gradients of the others
+        # not `outputs.stress`: its NaN for graphs without volume would give NaN gradients for all graphs
         known = torch.isfinite(targets.stress).flatten(1).all(1)
         stress = -outputs.virial[known] / graph.volume[known].view(-1, 1, 1)
         result["stress"] = (stress - targets.stress[known]).flatten() * EV_PER_A3_TO_GPA
@@ -99,13 +103,13 @@ def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Ten
 
 
 def penalties(parts: dict[str, Tensor], config: LossConfig) -> Tensor:
-    """Sums of penalties by property, (4,); a property that was not predicted has none."""
+    """Sums of penalties by property, (4,); zero for properties that the model does not predict."""
     none = parts["energy"].new_zeros(())
     return torch.stack([penalty(parts[name], config) if name in parts else none for name in LOSS_TERMS])
 
 
 def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
-    """What makes a loss of penalties, (4,) float64: weight_p / count_p, zero where there are no labels.
+    """Factors of the penalties in the loss, (4,) float64: weight_p / count_p, zero without labels.
 
     `counts`: labels of the whole step, see `count_labels`.
     """
@@ -114,8 +118,8 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
-    """Sums of |residual| by property, (4,) float64; with counts they give the MAE of any number of batches. NaN for
-    what the model does not predict."""
+    """Sums of |residual| by property, (4,) float64, for the MAE over several batches. NaN for properties that the model
+    does not predict."""
     unknown = torch.tensor(torch.nan)
     sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in LOSS_TERMS]
     return torch.stack([value.to(device="cpu", dtype=torch.float64) for value in sums])

@@ -1,8 +1,7 @@
-"""The log of a run: one JSON object a line in log.jsonl, drawn to curves.png.
+"""The log of a run: log.jsonl with one JSON object per line, and learning curves in curves.png.
 
-Lines have `step` and `epoch`, and `kind`: "train" (losses and errors of one step) or "validation". A run
-that resumes drops what its predecessor logged after the checkpoint, so that the file reads as if the run
-had never stopped.
+Lines have `step`, `epoch` and `kind`: "train" (losses and errors of one step) or "validation". A resumed run
+removes the lines that were written after the checkpoint, so the log equals that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Line = dict[str, Any]
 
 
 def read_log(path: Path) -> list[Line]:
-    """All whole lines; a last line cut off by a crash is ignored."""
+    """All complete lines; a last line truncated by a crash is ignored."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -31,8 +30,8 @@ class Log:
     """Appends to log.jsonl in `folder`.
 
     Args:
-        keep: how many lines to keep; later ones, left by an interrupted run, are dropped.
-        tensorboard: write the same numbers for TensorBoard too.
+        keep: number of lines to keep; later lines, written by an interrupted run, are removed.
+        tensorboard: also write the numbers for TensorBoard.
     """
 
     def __init__(self, folder: Path, *, keep: int = 0, tensorboard: bool = False) -> None:
@@ -54,13 +53,13 @@ class Log:
                     self.writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
     def draw(self, *, every: float = 60.0) -> None:
-        """Bring curves.png up to date, if it is older than `every` seconds: drawing takes longer than a short epoch."""
+        """Update curves.png if it is older than `every` seconds; drawing takes longer than a short epoch."""
         if time.monotonic() - self.drawn >= every:
             draw_curves(self.path, self.path.with_name("curves.png"))
             self.drawn = time.monotonic()
 
     def close(self) -> None:
-        """The file is whole, and drawn."""
+        """Close the file and update curves.png."""
         self.file.close()
         self.draw(every=0.0)
         if self.writer is not None:

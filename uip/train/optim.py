@@ -1,6 +1,6 @@
-"""How weights move: AdamW, warm-up and cosine, clipping, and an exponential average of weights.
+"""Optimiser (AdamW), learning-rate schedule (warm-up, cosine), and exponential moving average (EMA) of weights.
 
-rate(step) = learning_rate * step / warmup_steps                                   while warming up
+rate(step) = learning_rate * step / warmup_steps                                   during warm-up
            = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards
 """
 
@@ -19,22 +19,24 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Settings of the optimiser."""
+    """Optimiser (AdamW), learning-rate schedule, EMA."""
 
     learning_rate: float = 1e-3
+    """Learning rate after warm-up."""
     reference_batch: int = 0
     """If set, the learning rate is multiplied by batch_size / reference_batch (FastCHGNet: 3e-4 at 128)."""
     weight_decay: float = 0.0
-    """Of matrices; biases, norms, frequencies and embeddings do not decay."""
+    """Weight decay of matrices; none for biases, norms, frequencies and embeddings."""
     warmup_steps: int = 0
+    """Steps of linear warm-up."""
     schedule: str = "cosine"
-    """"cosine" or "constant"."""
+    """Schedule after warm-up: "cosine" or "constant"."""
     final_fraction: float = 0.005
-    """Of the learning rate, at the end of the cosine."""
+    """Learning rate at the end of the cosine schedule, relative to its maximum."""
     clip: float = 0.0
-    """Largest norm of a gradient; 0: no limit."""
+    """Largest gradient norm (gradient clipping); 0: no limit."""
     ema: float = 0.0
-    """Decay of the average of weights that is validated and kept as the best model; 0: none."""
+    """Decay of the exponential moving average of weights, which is validated and saved as best.ckpt; 0: no average."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -46,7 +48,7 @@ class OptimConfig:
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: int) -> float:
-    """The rate of step `step` = 0 .. num_steps - 1."""
+    """Learning rate of step `step` = 0 .. num_steps - 1."""
     rate = config.learning_rate * (batch_size / config.reference_batch if config.reference_batch else 1.0)
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
@@ -57,10 +59,10 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: in
 
 
 def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
-    """Let the parameters move whose names match one of `patterns` (shell style), and fix the others.
+    """Make the parameters trainable whose names match one of `patterns` (shell style), and freeze the others.
 
     Raises:
-        ValueError: a pattern that matches nothing.
+        ValueError: a pattern without a match.
     """
     patterns = tuple(patterns)
     names = [name for name, _ in model.named_parameters()]
@@ -76,7 +78,7 @@ def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[st
 
 
 def make_optimizer(parameters: list[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with decay for matrices alone."""
+    """AdamW with weight decay for matrices only."""
     matrices = [p for name, p in parameters if p.ndim > 1 and "embedding" not in name]
     others = [p for name, p in parameters if not (p.ndim > 1 and "embedding" not in name)]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -84,10 +86,10 @@ def make_optimizer(parameters: list[tuple[str, nn.Parameter]], config: OptimConf
 
 
 class EMA:
-    """The exponential average of a model's weights.
+    """The exponential moving average of a model's weights.
 
-    The decay grows from 0.1 to its final value with the number of updates, so that the first weights,
-    which are random, are forgotten.
+    The decay increases from 0.1 to its final value with the number of updates, so that the random initial weights
+    have little influence.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -96,18 +98,18 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the present weights in."""
+        """Include the current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, value in model.named_parameters():
             self.weights[name].lerp_(value, 1.0 - decay)
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"updates": self.updates, "weights": self.weights}
 
     def load(self, state: Mapping[str, object]) -> None:
-        """From a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         weights: Mapping[str, Tensor] = state["weights"]  # type: ignore[assignment]
         for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""What a run stands on before its first step: its folder, its device, its data, its model."""
+"""Prepares a run: folder, device, initial model, data, reference energies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from uip.train.distributed import Ranks
 
 
 def run_device(run: RunConfig) -> torch.device:
-    """The device of this process: of several on one machine, each takes its own GPU."""
+    """The device of this process; with several processes on a machine, each uses its own GPU."""
     device = parse_device(run.device)
     if device.type == "cuda" and device.index is None:
         device = parse_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
@@ -40,20 +40,20 @@ def run_device(run: RunConfig) -> torch.device:
 
 
 def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
-    """Make the run's folder, and clear what an interrupted write left there.
+    """Create the run's folder, and remove temporary files of an interrupted write.
 
     Raises:
-        ValueError: the folder holds another run.
+        ValueError: the folder contains another run.
         OSError: it cannot be written.
     """
     if ranks.is_first:
-        with explain_write_errors(folder, "name another as 'run.folder', or change its permissions"):
+        with explain_write_errors(folder, "choose another 'run.folder', or change its permissions"):
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / "probe.tmp"
             probe.touch()
             probe.unlink()
         if (folder / "last.ckpt").exists() and not resume:
-            raise ValueError(f"{folder} holds a run already; add --resume to go on with it, or name another folder")
+            raise ValueError(f"{folder} already contains a run; add --resume to continue it, or choose another folder")
         for rest in folder.glob("*.tmp"):
             rest.unlink()
     ranks.wait()
@@ -61,12 +61,12 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
 
 @contextmanager
 def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
-    """Within, an error of the file system says which path could not be written and what to do."""
+    """Within the context, errors of the file system get a message with the path and advice."""
     try:
         yield
     except OSError as error:
         raise OSError(f"{path} cannot be written ({error.strerror or error}); {advice}") from error
-    except RuntimeError as error:  # what torch makes of a disk that is full
+    except RuntimeError as error:  # torch's error if the disk is full
         if "PytorchStreamWriter" not in str(error):
             raise
         raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
@@ -103,11 +103,11 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
         raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.init_from}' is {old.name!r}; leave it out")
     architecture, settings = MODELS[old.name]
     known = old.settings()
-    # rounding like published code's is for reproducing published numbers; these weights are about to change
+    # `published_rounding` reproduces published numbers; it is not needed for weights that are trained further
     exact = {name: False for name in ("published_rounding",) if name in known}
     config = from_dict(settings, {**known, **exact, **choice.architecture}, "model.architecture")
     model = architecture(config)
-    # the readout may change: a direct one starts with random weights, or is left behind
+    # the readout may differ: weights of a new direct readout are random, those of an old one are dropped
     comparable = architecture(replace(config, readout=old.config.readout))
     try:
         comparable.load_state_dict(old.state_dict())
@@ -125,14 +125,14 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
 
 
 def _first(error: RuntimeError) -> str:
-    """What torch says of the first tensor that does not fit."""
+    """torch's message about the first tensor that does not fit."""
     return str(error).splitlines()[1].strip()
 
 
 def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
-    """Training and validation data; the model receives its energies of elements.
+    """Training and validation data; also sets the reference energies of the model.
 
-    The first rank builds graphs that are not cached yet, the others wait for it.
+    Rank 0 builds graphs that are not cached yet; the other ranks wait.
     """
     data = config.data
     settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements, data.stress_scale)
@@ -140,7 +140,7 @@ def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Data
     if ranks.is_first:
         for path in (*data.train, *data.validation):
             existing_file(path)
-            with explain_write_errors(cache, "free space, or name another folder as 'data.cache'"):
+            with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
                 open_store(path, settings, cache)
     ranks.wait()
     training = Dataset([open_store(path, settings, cache) for path in data.train])
@@ -160,8 +160,8 @@ def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers
 
 
 def set_references(config: TrainConfig, model: Potential, training: Dataset) -> None:
-    """Fit or take the energies of elements, see `DataConfig.reference`."""
-    # elements 1, 2, ...; some architectures keep a row for element 0 before them
+    """Fit or set the reference energies of elements, see `DataConfig.reference`."""
+    # rows of elements 1, 2, ...; some architectures have a row for element 0 before them
     num_elements = model.config.num_elements
     reference = model.reference_energy[-num_elements:]
     for symbol, value in config.data.reference_energies.items():
@@ -187,7 +187,7 @@ def _predicted(model: Potential, data: Dataset) -> list[float]:
 
 
 def write_structures(samples: list[Sample], path: Path) -> None:
-    """The structures of batches with their labels, as extxyz: for looking at what went wrong."""
+    """Write the structures of batches with their labels as extxyz, for debugging."""
     frames = []
     for sample in samples:
         graph, targets = sample.graph.to(device="cpu"), sample.targets.to(device="cpu")

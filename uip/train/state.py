@@ -1,4 +1,4 @@
-"""What changes while a run goes on, and how it is written to and read from last.ckpt."""
+"""The state of a run, saved to and restored from last.ckpt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uip.train.optim import EMA, make_optimizer, select_trainable
 
 @dataclass
 class State:
-    """Where a run stands."""
+    """State of a run."""
 
     model: Potential
     parameters: list[tuple[str, nn.Parameter]]
@@ -29,16 +29,16 @@ class State:
     ema: EMA | None
     epoch: int = 0
     batch: int = 0
-    """Of the epoch: batches that are done."""
+    """Number of batches done in this epoch."""
     step: int = 0
     best: float = float("inf")
     """Lowest validation loss so far."""
     typical: float = 0.0
     """Recent average of the training loss."""
     seconds: float = 0.0
-    """Of training, over all sittings."""
+    """Training time, over all resumed parts of the run."""
     lines: int = 0
-    """Written to the log."""
+    """Number of lines in the log."""
 
 
 COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
@@ -52,7 +52,7 @@ def initial_state(config: TrainConfig, model: Potential) -> State:
 
 
 def save_state(state: State, config: TrainConfig, path: Path) -> None:
-    """Write all that a run needs to go on, and the code that it ran with."""
+    """Write the complete state of a run, with the version of the code."""
     training: dict[str, Any] = {
         "config": config.values(),
         "version": uip.__version__,
@@ -65,10 +65,10 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
 
 
 def resume_from(state: State, config: TrainConfig, path: Path) -> None:
-    """Bring `state` to where the run stood when it wrote `path`.
+    """Restore `state` from the checkpoint `path`.
 
     Raises:
-        ValueError: the checkpoint is of another run.
+        ValueError: the checkpoint was written with other settings.
     """
     saved = read_training(path)
     # "recipe": the name of this entry in checkpoints of version 0.1
@@ -87,19 +87,19 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> None:
 
 
 def revision(folder: Path = Path(__file__).parent) -> str:
-    """The git revision of the code in `folder`, with a "+" if it was changed since; empty for an installed copy."""
+    """The git revision of the code in `folder`, with a "+" if it has local changes; empty for an installed copy."""
     if not (folder.parent / ".git").exists():
         return ""
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or a folder that it does not trust
+    except (OSError, subprocess.SubprocessError):  # no git, or a folder that git does not trust
         return ""
 
 
 @contextmanager
 def ema_weights(state: State) -> Iterator[Potential]:
-    """Within, the model has its averaged weights, if an average is kept."""
+    """Within the context, the model has its EMA weights, if there are any."""
     if state.ema is None:
         yield state.model
         return

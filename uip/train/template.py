@@ -17,7 +17,7 @@ EXAMPLE = TrainConfig(DataConfig(train=("labelled.xyz",)))
 
 
 def settings_text(config: TrainConfig | None = None) -> str:
-    """`config` as TOML, None: the defaults; it reads back as the same settings."""
+    """`config` as TOML, None: the defaults; reading it gives the same settings."""
     config = config or EXAMPLE
     order = ("model", "data", "loss", "optim", "run")
     return "\n".join(_table(name, getattr(config, name)) for name in order)
