@@ -1,9 +1,9 @@
-"""What bfloat16 products cost in accuracy: errors against float32, and the drift of the energy in NVE.
+"""Accuracy of bfloat16 products: errors against float32, and energy drift in NVE.
 
     python benchmarks/allscaip_bfloat16.py MODEL STRUCTURE [--steps 2000] [--temperature 300] [--repeat 2]
 
-MODEL: a checkpoint of an AllScAIP. The structure is repeated along its cell vectors and rattled, and run twice from the
-same velocities, in float32 and in bfloat16, with velocity Verlet.
+MODEL: an AllScAIP checkpoint. The structure is repeated along its cell vectors and rattled. Velocity Verlet is run in
+float32 and in bfloat16, from the same velocities.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EQUILIBRATION = 0.1
 
 
 def errors(model: str, atoms: Atoms) -> None:
-    """Prints what bfloat16 and float32 make of one structure, against float64."""
+    """Prints errors of bfloat16 and float32 for one structure, compared with float64."""
     results = {}
     for dtype in ("float64", "float32", "bfloat16"):
         copy = atoms.copy()

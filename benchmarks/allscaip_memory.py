@@ -4,10 +4,10 @@
     python benchmarks/allscaip_memory.py --peer .venv-fairchem/bin/python --save fairchem.json
     python benchmarks/allscaip_memory.py --draw uip.json fairchem.json --figure memory.png
 
-Each size runs in a process of its own, which ends with an error where it needs more than --limit GB; larger sizes are
-not tried then. `--program`: an exported file instead of the eager model; it is written first if it does not exist, with
-`recompute`. `--peer`: the published code (fairchem-core 2.24), run by that Python. Weights are random: neither memory
-nor time depends on them.
+Each size runs in a separate process, which ends with an error if it needs more than --limit GB; larger sizes are then
+skipped. `--program`: an exported file instead of the eager model; it is written first if it does not exist, with
+`recompute`. `--peer`: Python of an environment with the published code (fairchem-core 2.24). Weights are random; memory
+and time do not depend on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 
 def water(num_atoms: int):
-    """The cube of molecules whose number of atoms is nearest."""
+    """The cubic box of molecules with the nearest number of atoms."""
     return versus.water(round((num_atoms / 3) ** (1 / 3)) ** 3)
 
 
@@ -38,12 +38,12 @@ def model(radial: bool):
 
 
 def peak() -> float:
-    """GB that this process has used at most."""
+    """Peak memory of this process, GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def evaluation(arguments: argparse.Namespace):
-    """A function of atoms."""
+    """Returns a function that evaluates atoms."""
     if arguments.peer:
         return versus.peer("sm", None)
     from uip.graph.ase_io import structure_from_atoms
@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each size that fits; the last one may not."""
+    """One row per size; the last one may exceed the limit."""
     rows: list[dict[str, Any]] = []
     for num_atoms in arguments.atoms:
         command = [arguments.peer or sys.executable, __file__, "--one", num_atoms, "--limit", arguments.limit]

@@ -1,10 +1,10 @@
-"""What AllScAIP does not keep exactly, measured: rotations, size-consistency, supercells, smoothness.
+"""Symmetries that AllScAIP violates, measured: rotations, size-consistency, supercells, smoothness.
 
     python benchmarks/allscaip_physics.py                   (the toy weights of tests/data/allscaip, random)
-    python benchmarks/allscaip_physics.py model.ckpt ...    (your own: elements H, C, O, Na, Cl)
+    python benchmarks/allscaip_physics.py model.ckpt ...    (your models: elements H, C, O, Na, Cl)
 
-Energies of a model with random weights are not those of a trained one: read each number against the spread of
-energies that the first line gives. docs/models/allscaip.md says where each exception comes from.
+Energies of a model with random weights differ from those of a trained one: compare each number with the spread of
+energies in the first line. docs/models/allscaip.md explains each exception.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ APART = (15.0, 50.0, 500.0)
 
 
 def toys() -> Iterator[tuple[str, AllScAIP]]:
-    """Weights of random toy models, with encodings and without."""
+    """Toy models with random weights, with and without encodings."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from fairchem_files import VARIANTS, read_json, read_state
 
@@ -43,7 +43,7 @@ def toys() -> Iterator[tuple[str, AllScAIP]]:
 
 
 def with_smooth(model: AllScAIP, smooth: bool) -> AllScAIP:
-    """The same weights, neighbours entering the bond-orientational order with their envelope or with 0 or 1."""
+    """The same weights with another value of `smooth`."""
     other = AllScAIP(replace(model.config, smooth=smooth))
     other.load_state_dict(model.state_dict())
     other.card = model.card
@@ -65,7 +65,7 @@ def salt() -> Atoms:
 
 
 def rotations(evaluator: Evaluator) -> list[str]:
-    """Of a molecule: spread of energies, of forces turned back, and the torque that no outside exerts."""
+    """For a molecule: spread of energies and of forces rotated back, and spurious torque."""
     atoms = rattled(molecule("CH3CH2OH"))
     energies, turned_back = [], []
     for turn in Rotation.random(ROTATIONS, random_state=0):
@@ -108,7 +108,7 @@ def supercells(evaluator: Evaluator) -> list[str]:
 
 
 def smoothness(model: AllScAIP) -> list[str]:
-    """Steps across the place where a neighbour enters or leaves, 2e-9 A wide, of both forms of the same weights."""
+    """Changes over 2e-9 A where a neighbour enters or leaves, for both values of `smooth`."""
     lines = []
     for name, path, reach in (("pair, 6 A", approach, (5.5, 6.5)), ("NaCl, mid rank", shift, (0.0, 1.0))):
         for smooth in (False, True):
@@ -131,7 +131,7 @@ def shift(step: float) -> Atoms:
 
 
 def neighbour_event(evaluator: Evaluator, path: Callable[[float], Atoms], low: float, high: float) -> float:
-    """The first place on the path where the number of bonds changes, to 1e-12."""
+    """The first point on the path where the number of bonds changes, to 1e-12."""
 
     def bonds(place: float) -> int:
         found = evaluator.neighbor_list().build(structure_from_atoms(path(place))).bond_index

@@ -3,9 +3,9 @@ forces and stress.
 
     python benchmarks/allscaip_train_memory.py [--atoms 500 1000 2000 4000] [--radial] [--ways WAY ...]
 
-Four ways: attention over all atoms whole or in tiles, with the layers of tokens kept or recomputed (`run.recompute`).
+Four cases: attention over all atoms without or with tiles, token layers stored or recomputed (`run.recompute`).
 Periodic water, float32, random weights of a small model: 64 channels, 4 heads, 2 layers, 12 neighbours.
-Each number is of a process of its own, above what that process needs for 24 atoms.
+Each number is from a separate process, above its memory for 24 atoms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def model(radial: bool, recompute: bool):
 
 
 def step(potential, graph) -> None:
-    """Gradients of all weights."""
+    """Compute gradients of all weights."""
     from uip.models.readout import evaluate
 
     outputs = evaluate(potential, graph, training=True)

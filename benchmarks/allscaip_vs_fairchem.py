@@ -1,18 +1,18 @@
-"""AllScAIP: uip against fairchem-core 2.24, the published code, with identical weights, in turns.
+"""AllScAIP: uip against fairchem-core 2.24, the published code, with identical weights, interleaved.
 
     make bench-allscaip REQUIREMENTS=fairchem_requirements.txt
     python benchmarks/allscaip_vs_fairchem.py [--peer .venv-fairchem/bin/python] [--size sm] [--waters 64 512]
 
 Energy and forces of periodic water, weights drawn by the peer (sizes as published, no encodings), float32; neighbours
-included. The peer lives in an environment of its own, since it needs other versions: `--peer` is its Python. Each code
-has a process for a system; the two take turns, so that neighbouring calls meet the same machine, and the table gives
-the best of each, the ratio of the bests and the median of the ratios of neighbouring calls. Memory is what the first
-call on the system adds at its peak to a process that has evaluated eight waters before (Linux: VmHWM, reset before
-the call). GEMM rate: the multiplications that energy and forces need over the best time, against the best rate of a
-product of the shape that dominates (tokens x H with H x 2 H), measured in the same process.
+included. The peer needs other package versions and has its own environment: `--peer` is its Python. Each code has one
+process per system; calls are interleaved. The table gives the best time of each, the ratio of the bests and the median
+of the ratios of neighbouring calls. Memory: peak of the first call on the system, above a process that has evaluated
+eight waters before (Linux: VmHWM, reset before the call). GEMM rate: floating point operations needed for energy and
+forces per best time, relative to the best rate of a product of the dominant shape (tokens x H with H x 2 H), measured
+in the same process.
 
---memory N ... asks for memory alone, of both codes, a process each; more than --limit GB ends a process, not the
-machine.
+--memory N ... measures only memory, of both codes, one process each; a process that needs more than --limit GB is
+ended.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Evaluate = Callable[[ase.Atoms], "tuple[float, np.ndarray]"]
 
 
 def water(number: int) -> ase.Atoms:
-    """A periodic box of `number` molecules on a cubic grid, turned at random."""
+    """A periodic box of `number` molecules on a cubic grid, rotated at random."""
     side = round(number ** (1 / 3))
     if side**3 != number:
         raise SystemExit(f"--waters and --memory need cubes (8, 27, 64, 216, 512, ...), got {number}")
@@ -117,7 +117,7 @@ def peer(size: str, weights: Path | None) -> Evaluate:
 
 
 def ours(size: str, weights: Path, mode: str) -> Evaluate:
-    """`mode`: "uip"; "uip recomputed": layers keep nothing but their inputs; "uip .pt2": the exported file;
+    """`mode`: "uip"; "uip recomputed": layers store only their inputs; "uip .pt2": the exported file;
     "uip bfloat16" and "uip bfloat16 .pt2": products of weights in bfloat16."""
     from uip.graph.ase_io import structure_from_atoms
     from uip.importers.published import allscaip_from_fairchem
@@ -140,7 +140,7 @@ def ours(size: str, weights: Path, mode: str) -> Evaluate:
     return evaluate
 
 
-# A worker: one process, one code; requests come as lines of JSON, answers go back so
+# A worker: one process, one code; requests and answers are lines of JSON
 
 
 def work(code: str, size: str, weights: Path, limit: float) -> None:
@@ -188,8 +188,8 @@ def memory_in_use(key: str) -> float:
 
 
 def multiplications(evaluate: Evaluate, atoms: ase.Atoms, size: str) -> float:
-    """Floating point operations that energy and forces need for products of weights and tokens: one forward, one
-    gradient, no derivatives of weights, nothing twice."""
+    """Floating point operations of products of weights and tokens for energy and forces: one forward, one
+    gradient, no gradients of weights, no recomputation."""
     from uip.graph.ase_io import structure_from_atoms
     from uip.graph.neighbors import build_graph
     from uip.models.allscaip import AllScAIPConfig
@@ -217,7 +217,7 @@ def gemm_rate(evaluate: Evaluate, atoms: ase.Atoms, size: str) -> float:
 
 
 class Worker:
-    """A code in a process of its own."""
+    """One code in a separate process."""
 
     def __init__(self, code: str, arguments: argparse.Namespace, weights: Path, limit: float = 0.0) -> None:
         python = arguments.peer if code == "fairchem" else sys.executable
@@ -227,7 +227,7 @@ class Worker:
         self.process = subprocess.Popen([str(word) for word in command], stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, what: str, waters: int = WARM_UP) -> Any:
-        """What the worker answers, None if its memory did not suffice."""
+        """The answer of the worker; None if it ran out of memory."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -270,7 +270,7 @@ def compare(arguments: argparse.Namespace, weights: Path) -> None:
 
 
 def differences(run: dict[str, Any]) -> str:
-    """That identical weights gave identical numbers."""
+    """Differences of the results of both codes."""
     there = run["fairchem"]
     energy = max(abs(answer["energy"] - there["energy"]) for answer in run.values())
     force = max(np.abs(np.array(answer["forces"]) - there["forces"]).max() for answer in run.values())

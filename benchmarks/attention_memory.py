@@ -1,10 +1,10 @@
-"""Peak memory of attention over the atoms of all ranks, per rank: gathered and around the ring, against formulas.
+"""Peak memory of attention over the atoms of all ranks, per rank: gather and ring, against formulas.
 
     python benchmarks/attention_memory.py [--atoms 10000] [--size 512,8] [--ranks 1 2 4] [--figure memory.png]
-    python benchmarks/attention_memory.py --model 64,2,4,12          a whole step of a small AllScAIP, `uip.divided`
+    python benchmarks/attention_memory.py --model 64,2,4,12          a step of a small AllScAIP, `uip.inference.domain`
 
-One layer, forward and backward, float32, random numbers, ranks of mpi4py. "one rank" of the formula is what attention
-of n atoms to themselves needs: measured, as the part that no exchange adds. Each run has processes of its own.
+One layer, forward and backward, float32, random numbers, ranks of mpi4py. "one rank" in the formula is the
+memory of attention without communication for n atoms, measured. Each run uses separate processes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BIN = Path(sys.executable).parent
 
 
 def peak() -> float:
-    """MB that this process has used at most."""
+    """Peak memory of this process, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def measure_op(num_atoms: int, channels: int, heads: int, ring: bool) -> float:
-    """MB of one layer on this rank beyond what was there before, its own queries, keys, values and gradients."""
+    """Memory of one layer on this rank, MB, without its own queries, keys, values and gradients."""
     import numpy as np
     from mpi4py import MPI
 
@@ -53,7 +53,7 @@ def measure_op(num_atoms: int, channels: int, heads: int, ring: bool) -> float:
 
 
 def measure_model(num_atoms: int, size: str, ring: bool) -> float:
-    """MB of a whole step on this rank, beyond the libraries; each rank builds the whole graph."""
+    """Memory of a whole step on this rank, MB, without libraries; each rank builds the whole graph."""
     from allscaip_memory import water
     from attention_ranks import make_model
     from mpi4py import MPI
@@ -70,11 +70,11 @@ def measure_model(num_atoms: int, size: str, ring: bool) -> float:
 
 
 def run(num_ranks: int, way: str, arguments: argparse.Namespace) -> float:
-    """MB of the rank that needs most."""
+    """Largest memory of all ranks, MB."""
     words = [__file__, "--one", way, "--atoms", str(arguments.atoms), "--size", arguments.size]
     words += ["--model", arguments.model] if arguments.model else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPIR_CVAR_POLLS_BEFORE_YIELD": "1"}
-    # freed memory goes back at once, so that peaks are sums of what is held
+    # return freed memory at once, so that peaks are sums of allocated memory
     environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [str(BIN / "mpiexec"), "-n", str(num_ranks), sys.executable, "-m", "mpi4py", *words]
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout

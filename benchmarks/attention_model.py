@@ -1,10 +1,10 @@
-"""What AllScAIP costs on P ranks: operations, bytes, messages and memory of one step (energy and forces), as formulas.
+"""Cost model of AllScAIP on P ranks: operations, bytes, messages and memory of one step (energy and forces).
 
     python benchmarks/attention_model.py                  the tables of docs/scaling.md
     benchmarks/attention_ranks.py                         the same numbers counted in runs
     benchmarks/attention_memory.py                        and memory
 
-Letters: N atoms, P ranks, n = N / P, L layers, C channels, k bonds of an atom, b bytes of a number, w bytes of an
+Letters: N atoms, P ranks, n = N / P, L layers, C channels, k bonds per atom, b bytes per number, w bytes of an
 atom's keys, values (and, with radial bias, positions): (2 C + 3) b or 2 C b.
 """
 
@@ -51,10 +51,10 @@ class Traffic:
 
 
 def attention_traffic(model: Model, num_atoms: float, num_ranks: int, ring: bool) -> Traffic:
-    """Of all ranks together, none of them empty.
+    """Of all ranks together, if none is empty.
 
-    Gather: keys forward, keys again backward, gradients home, each to or from all others. Ring: P - 1 shifts forward,
-    P - 1 of keys and P of their gradients backward.
+    Gather: keys forward, keys again backward, gradients to their owners, each between all pairs of ranks. Ring: P - 1
+    shifts forward, P - 1 of keys and P of their gradients backward.
     """
     if num_ranks == 1:
         return Traffic(0, 0)
@@ -64,15 +64,15 @@ def attention_traffic(model: Model, num_atoms: float, num_ranks: int, ring: bool
 
 
 def bond_traffic(model: Model, crossing_bonds: float, pairs: float) -> Traffic:
-    """Of all ranks: `crossing_bonds` directed bonds whose reverse lives elsewhere, between `pairs` ordered pairs of
-    ranks. Tokens are reversed twice a layer and once in the last, forward and backward; ranks of bonds once each.
+    """Of all ranks: `crossing_bonds` directed bonds whose reverse is on another rank, between `pairs` ordered pairs of
+    ranks. Tokens are reversed twice per layer and once in the last, forward and backward; soft ranks once each.
     """
     reversals = 2 * (2 * model.num_layers - 1)
     return Traffic(crossing_bonds * model.real * (reversals * model.channels + 2), (reversals + 2) * pairs)
 
 
 def engine_traffic(ghosts: float, crossing_edges: float, ghost_pairs: float, edge_pairs: float) -> Traffic:
-    """What LAMMPS adds: positions and forces of ghosts, soft ranks of edges, all in float64."""
+    """Communication of LAMMPS: positions and forces of ghosts, soft ranks of edges, all in float64."""
     return Traffic(2 * 24 * ghosts + 8 * crossing_edges, 2 * ghost_pairs + edge_pairs)
 
 
@@ -82,8 +82,8 @@ def attention_operations(model: Model, num_atoms: float) -> float:
 
 
 def local_operations(model: Model, num_atoms: float) -> float:
-    """Linear maps 16 C^2 of two attentions and 8 C^2 of the FFN for a token, 16 C^2 for an atom, once forward and once
-    backward (weights have no gradient); products within rows 8 C (k + 1) for a token, three times.
+    """Linear maps 16 C^2 of two attentions and 8 C^2 of the FFN per token, 16 C^2 per atom, once forward and once
+    backward (weights have no gradient); products within rows 8 C (k + 1) per token, three times.
     """
     tokens = num_atoms * (1.0 + model.bonds)
     channels = model.channels
@@ -92,10 +92,10 @@ def local_operations(model: Model, num_atoms: float) -> float:
 
 
 def attention_memory(model: Model, num_atoms: float, num_ranks: int, ring: bool) -> float:
-    """Bytes on a rank beyond what one rank alone needs for its n atoms, at most, in the backward pass.
+    """Largest memory on a rank in the backward pass, in addition to that of attention of n atoms on one rank, bytes.
 
-    Gather: keys of all, their gradients, these packed, and what comes home. Ring: a block of keys, its gradients so
-    far, and gradients of this step, in parts and packed.
+    Gather: all keys, their gradients, packed gradients, and gradients received by owners. Ring: a block of keys, its
+    accumulated gradients, and gradients of this step, separate and packed.
     """
     if num_ranks == 1:
         return 0.0
@@ -104,7 +104,7 @@ def attention_memory(model: Model, num_atoms: float, num_ranks: int, ring: bool)
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one step of P equal ranks; computing and sending do not overlap."""
+    """Seconds of one step of P equal ranks; computation and communication do not overlap."""
 
     attention: float
     local: float

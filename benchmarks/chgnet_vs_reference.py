@@ -4,10 +4,10 @@
     python benchmarks/chgnet_vs_reference.py [--threads 2] [--repeats 10]
 
 Energy, forces, stress and magnetic moments of one structure, weights of 0.3.0, float32, eager. "total"
-builds the graph from the structure as well. Each repeat times one call of either code, in turn; the table
-gives the best of each and the ratio of the bests, and the median of the ratios of neighbouring calls.
-Memory is what one call adds at its peak to a process that has already evaluated a small structure (Linux:
-VmHWM, reset before the call), each code in a process of its own.
+includes building the graph. Each repeat times one call of each code, interleaved; the table gives the best
+of each, the ratio of the bests, and the median of the ratios of neighbouring calls. Memory: peak of one
+call, above a process that has already evaluated a small structure (Linux: VmHWM, reset before the call),
+each code in a separate process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def structures() -> dict[str, ase.Atoms]:
 
 @dataclass(frozen=True)
 class Code:
-    """A code's two steps."""
+    """The two steps of a code: graph, model."""
 
     graph: Callable[[ase.Atoms], object]
     model: Callable[[object], object]
@@ -84,7 +84,7 @@ CODES = {"ours": ours, "reference": reference}
 
 
 def peak_memory(code: str, structure: str, threads: int) -> float:
-    """What one evaluation adds to the peak memory of a fresh process, MB."""
+    """Memory that one evaluation adds to the peak of a new process, MB."""
     command = [sys.executable, __file__, "--memory", code, structure, "--threads", str(threads)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -114,7 +114,7 @@ def clock(call: Callable[[], object]) -> tuple[float, object]:
 
 
 def interleaved(codes: dict[str, Code], atoms: ase.Atoms, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """(graph, model) times in ms of each repeat and code; the first round warms up and is dropped."""
+    """(graph, model) times in ms of each repeat and code; the first round is warm-up and left out."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in codes}
     for _ in range(repeats + 1):
         for name, code in codes.items():

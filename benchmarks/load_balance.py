@@ -1,12 +1,12 @@
-"""How long ranks wait for each other when batches are divided in different ways, on the sizes of real crystals.
+"""Load imbalance of ranks for different ways to divide batches, with the sizes of real crystals.
 
     python benchmarks/load_balance.py DATA.xyz [--ranks 32] [--calibrate 48]
 
 Costs are those of the structures in DATA, drawn with replacement into an epoch of 40,000, as `uip.train` models them.
-For each way of dividing: sum over steps of the slowest rank's cost over the sum of the mean rank's, minus one; the same
-of the worst step; and how many structures a step has at most. With --calibrate, gradient steps of so many structures of
-DATA are timed first (processor time, one thread), the cost model is fitted to the times, and a second table says how
-ranks would wait if steps took what was measured, while batches are divided by the model that uip ships.
+For each way: sum over steps of the cost of the slowest rank, divided by that of the mean rank, minus one; the same for
+the worst step; the largest number of structures in a step. With --calibrate, gradient steps of this number of
+structures are timed first (processor time, one thread), and the cost model is fitted to the times. A second table
+gives the imbalance for the fitted costs if batches are divided with the default cost model of uip.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def step_seconds(data: Dataset, number: int, model: CHGNet) -> float:
 
 
 def calibrate(data: Dataset, count: int) -> tuple[CostModel, str]:
-    """The cost model that fits measured steps best, relative errors weighing alike, and what was found in words."""
+    """The cost model fitted to measured steps (relative errors), and a description of the fit."""
     torch.set_num_threads(1)
     model = CHGNet(CHGNetConfig())
     by_size = np.argsort(CostModel()(data))
@@ -66,7 +66,7 @@ def calibrate(data: Dataset, count: int) -> tuple[CostModel, str]:
 
 
 def nonnegative(matrix: Floats, values: Floats) -> tuple[Floats, list[int]]:
-    """Least squares with coefficients of at least zero: what would be negative is left out, worst first."""
+    """Least squares with non-negative coefficients: negative ones are removed, most negative first."""
     kept = list(range(matrix.shape[1]))
     while True:
         found = np.linalg.lstsq(matrix[:, kept], values, rcond=None)[0]
@@ -78,17 +78,17 @@ def nonnegative(matrix: Floats, values: Floats) -> tuple[Floats, list[int]]:
 
 
 def pieces(order: Integers, size: int) -> list[Integers]:
-    """Parts of `size`, the last one smaller: how data loaders cut an epoch."""
+    """Parts of `size`, the last one smaller, as in ordinary data loaders."""
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 def at_random(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
-    """Every rank takes the next `per_rank` structures."""
+    """Each rank takes the next `per_rank` structures."""
     return [np.array_split(batch, ranks) for batch in pieces(epoch_order(len(costs), 0, 0), ranks * per_rank)]
 
 
-def sorted_and_dealt(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
-    """Each batch is sorted by cost and dealt forth and back, so that ranks get large and small ones."""
+def sorted_serpentine(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
+    """Each batch is sorted by cost and assigned to ranks in serpentine order."""
     steps = []
     for batch in pieces(epoch_order(len(costs), 0, 0), ranks * per_rank):
         rows = pieces(batch[np.argsort(-costs[batch], kind="stable")], ranks)
@@ -97,36 +97,36 @@ def sorted_and_dealt(costs: Floats, ranks: int, per_rank: int) -> list[list[Inte
     return steps
 
 
-def dealt_by_cost(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
-    """Ordinary batches, the most expensive first to the rank with the least."""
+def greedy_by_cost(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
+    """Ordinary batches, assigned greedily in order of decreasing cost."""
     batches = epoch_batches(costs, ranks * per_rank, 0, 0)
-    return [[batch[hand] for hand in assign_to_ranks(costs[batch], ranks)] for batch in batches]
+    return [[batch[shard] for shard in assign_to_ranks(costs[batch], ranks)] for batch in batches]
 
 
-def levelled(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
-    """Ours: batches composed to be divisible, then dealt by cost."""
+def balanced_batches(costs: Floats, ranks: int, per_rank: int) -> list[list[Integers]]:
+    """uip: batches from `isolate_large`, assigned greedily."""
     batches = epoch_batches(costs, ranks * per_rank, 0, 0, num_shards=ranks)
-    return [[batch[hand] for hand in assign_to_ranks(costs[batch], ranks)] for batch in batches]
+    return [[batch[shard] for shard in assign_to_ranks(costs[batch], ranks)] for batch in batches]
 
 
 WAYS = {
     "random": at_random,
-    "sorted and dealt": sorted_and_dealt,
-    "greedy": dealt_by_cost,
-    "levelled and greedy (uip)": levelled,
+    "sorted, serpentine": sorted_serpentine,
+    "greedy": greedy_by_cost,
+    "balanced batches, greedy (uip)": balanced_batches,
 }
 
 
 def balance_table(title: str, costs: Floats, true: Floats, ranks: int) -> Table:
-    """Ways of dividing by `costs`, judged by `true` costs."""
+    """Batches divided by `costs`; imbalance computed with `true` costs."""
     table = Table("per rank", "way", "imbalance / %", "worst step / %", "largest step", title=title)
     for per_rank in (4, 16, 64):
         for name, way in WAYS.items():
             steps = way(costs, ranks, per_rank)
-            loads = np.array([[true[hand].sum() for hand in hands] for hands in steps])
+            loads = np.array([[true[shard].sum() for shard in shards] for shards in steps])
             total = loads.max(axis=1).sum() / loads.mean(axis=1).sum() - 1
             worst = (loads.max(axis=1) / loads.mean(axis=1)).max() - 1
-            largest = max(sum(len(hand) for hand in hands) for hands in steps)
+            largest = max(sum(len(shard) for shard in shards) for shards in steps)
             table.add_row(str(per_rank), name, f"{100 * total:.2f}", f"{100 * worst:.0f}", str(largest))
     return table
 

@@ -1,12 +1,12 @@
-"""OpenMM: the native force against the same model as a PythonForce, and against chgnet 0.4.2 by openmm-ml's ASE route.
+"""OpenMM: the native force against the same model as a PythonForce, and against chgnet 0.4.2 through openmm-ml and ASE.
 
     make bench-openmm
     python benchmarks/openmm_native.py [--steps 10] [--repeats 5] [--threads 2]
 
-Each repeat runs the same few steps (NVE, 1 fs, 300 K) of each code in turn, from the same state, in one process; the
-table gives the best time of a step, and the median over repeats of the ratio to the native force. "small" has random
-weights and 16 channels, where what is around the model counts; "CHGNet" is 0.3.0. float32 throughout.
-"neighbours" is the share of the native step that finds neighbours, edges and angles.
+Each repeat runs the same few steps (NVE, 1 fs, 300 K) with each code, interleaved, from the same state, in one process.
+The table gives the best time of a step, and the median over repeats of the ratio to the native force. "small" has
+random weights and 16 channels, so that overhead is visible; "CHGNet" is 0.3.0. float32 throughout.
+"neighbours" is the fraction of the native step for neighbours, edges and angles.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def chgnet_by_ase(atoms: ase.Atoms) -> openmm.Context:
 
 
 def contexts(model: CHGNet, atoms: ase.Atoms, folder: Path, *, reference: bool) -> dict[str, openmm.Context]:
-    """The same System by each code."""
+    """The same System with each code."""
     compiled, checkpoint = folder / "model.pt2", folder / "model.ckpt"
     export_model(model, compiled, native=True)
     save_checkpoint(model, checkpoint)
@@ -99,7 +99,7 @@ def clock(work: Callable[[], object]) -> float:
 
 
 def interleaved(codes: dict[str, openmm.Context], steps: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds a step of each repeat; the first round warms up and is dropped."""
+    """Milliseconds per step of each repeat; the first round is warm-up and left out."""
     times: dict[str, list[float]] = {name: [] for name in codes}
     for _ in range(repeats + 1):
         for name, context in codes.items():

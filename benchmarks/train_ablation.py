@@ -1,17 +1,17 @@
-"""What each technique is worth: one training step of uip with one of them off at a time.
+"""Ablation of the techniques in CHGNet training: one training step of uip with one technique replaced at a time.
 
     python benchmarks/train_ablation.py DATA.xyz [--batch 16] [--rounds 3]
 
-Off means done the way of chgnet 0.4.2, by replacing a function of uip here; the losses printed agree to rounding.
+The replacement is the method of chgnet 0.4.2, by replacing a function of uip; the printed losses agree to rounding.
 
     split angle layers     the first layer of angle messages acts on a concatenation, once per angle
     packed layers          core and gate of first layers are multiplied one after the other
-    no dead update         a third angle update, which nothing reads, is computed and differentiated
+    no dead update         a third angle update, whose result is not used, is computed and differentiated
     short envelope         the envelope is evaluated term by term, with powers
     one gradient           forces and stress from two differentiations, with respect to positions and to strain
     one batch              structures go through the model one by one
 
-Processor time of this process, one thread, ways interleaved, best of all rounds.
+Processor time of this process, one thread, cases interleaved, best of all rounds.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def joined_angle_message(
 
 
 def two_products(self: GatedMLP, x: Tensor, part: int) -> Tensor:
-    """`GatedMLP.project` with core and gate apart."""
+    """`GatedMLP.project` with separate products for core and gate."""
     core, gate = self.weight(part).chunk(2)
     return torch.cat([F.linear(x, core), F.linear(x, gate)], dim=1)
 
 
 def two_gradients(model: CHGNet, graph: Graph, *, training: bool) -> Outputs:
-    """Forces by one differentiation, virial by another."""
+    """Forces from one differentiation, virial from another."""
     positions = graph.positions.detach().requires_grad_()
     strain = torch.zeros_like(graph.cell).requires_grad_()
     stretched = positions + torch.einsum("nk,nkl->nl", positions, strain[graph.graph_index])
@@ -73,7 +73,7 @@ def two_gradients(model: CHGNet, graph: Graph, *, training: bool) -> Outputs:
 
 
 def dead_update(model: CHGNet) -> AbstractContextManager[Any]:
-    """After the last bond update an angle update whose result changes nothing."""
+    """An angle update after the last bond update, whose result is not used."""
     extra, last, original = AngleUpdate(model.config), model.bond_updates[-1], BondUpdate.forward
 
     def forward(self: BondUpdate, *arguments: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def main() -> None:
     single = [make_sample(structure_from_atoms(a), labels_from_atoms(a), settings) for a in frames]
     whole, apart = [joined(single)], [sample.to(dtype=torch.float32) for sample in single]
     model, best, losses = CHGNet(CHGNetConfig()), dict.fromkeys(TECHNIQUES, float("inf")), {}
-    for _ in range(options.rounds + 1):  # the first is for warming up
+    for _ in range(options.rounds + 1):  # the first is warm-up
         for off in TECHNIQUES:
             began = time.process_time()
             losses[off] = step(model, apart if off == "one batch" else whole, off)

@@ -1,11 +1,10 @@
-"""One step of training, ours against chgnet 0.4.2's own, on identical batches of real crystals.
+"""One training step: uip against the training step of chgnet 0.4.2, on identical batches of real crystals.
 
     python benchmarks/train_vs_reference.py DATA.xyz [--batch 16 40] [--rounds 5]
 
 The step: energies, forces and stress, Huber loss, gradients of all weights, one update of Adam. Graphs are built
-beforehand for both. Time: processor time of this process, ways interleaved in each round, best of all rounds,
-so that other work on the machine counts little. Memory: growth of the resident set of a fresh process that
-makes two such steps.
+beforehand for both. Time: processor time of this process, cases interleaved in each round, best of all rounds,
+to reduce the influence of other processes. Memory: growth of the resident set of a new process in two steps.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ Step = Callable[[], float]
 THEIRS = "chgnet 0.4.2"
 OURS: dict[str, dict[str, Any]] = {
     "uip, gradient": {},
-    "uip, gradient, in four micro_batches": {"micro_batches": 4},
-    "uip, gradient, recomputed": {"recompute": True},
+    "uip, gradient, four micro-batches": {"num_micro_batches": 4},
+    "uip, gradient, run.recompute": {"recompute": True},
     "uip, direct": {"readout": "direct"},
 }
 WAYS = (THEIRS, *OURS)
@@ -53,12 +52,14 @@ def load(path: Path, size: int, seed: int = 0) -> list[Any]:
     return [frames[k] for k in np.random.default_rng(seed).permutation(len(frames))[:size]]
 
 
-def our_step(frames: list[Any], *, readout: str = "gradient", micro_batches: int = 1, recompute: bool = False) -> Step:
-    """One step of `uip.train`, its batch computed in `micro_batches` of like cost."""
+def our_step(
+    frames: list[Any], *, readout: str = "gradient", num_micro_batches: int = 1, recompute: bool = False
+) -> Step:
+    """One step of `uip.train`, its batch divided into micro-batches of similar cost."""
     settings = GraphSettings(6.0, 3.0, None, tuple(range(1, 95)))
     every = [make_sample(structure_from_atoms(a), labels_from_atoms(a), settings) for a in frames]
     costs = np.array([4 * s.graph.num_atoms + 1.1 * s.graph.num_edges + s.graph.num_angles for s in every])
-    samples = [joined([every[k] for k in hand]) for hand in assign_to_ranks(costs, micro_batches)]
+    samples = [joined([every[k] for k in shard]) for shard in assign_to_ranks(costs, num_micro_batches)]
     model, config = CHGNet(CHGNetConfig(readout=readout)), LossConfig(magmoms=0.0)
     model.recompute = recompute
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
@@ -131,7 +132,7 @@ def best_times(steps: dict[str, Step], rounds: int) -> dict[str, float]:
 
 
 def growth(way: str, path: Path, size: int) -> float:
-    """MiB that two steps add to a fresh process."""
+    """MiB that two steps add to a new process."""
     command = [sys.executable, __file__, str(path), "--batch", str(size), "--grow", way]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(result.stdout.split()[-1])
@@ -140,7 +141,7 @@ def growth(way: str, path: Path, size: int) -> float:
 def grow(way: str, frames: list[Any]) -> None:
     """What `growth` runs."""
     step = make(way, frames)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak after imports
     before = _status("VmRSS")
     step(), step()
     print((_status("VmHWM") - before) / 1024)
@@ -153,7 +154,7 @@ def _status(name: str) -> int:
 
 
 def main() -> None:
-    """Print one table a batch size."""
+    """Print one table per batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 40])

@@ -1,4 +1,4 @@
-"""Writes the structures that a config sets aside: python validation.py run.toml validation.xyz"""
+"""Writes the validation structures of a run: python validation.py run.toml validation.xyz"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes system.xml, which holds the model itself, and state.xml for the C++ program. See README.md."""
+"""Writes system.xml, which contains the model, and state.xml for the C++ program. See README.md."""
 
 from ase.build import bulk
 from openmm import Context, System, VerletIntegrator, XmlSerializer

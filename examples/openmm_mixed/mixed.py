@@ -1,4 +1,4 @@
-"""One molecule by a trained potential in a classical solvent, switched on by lambda. See README.md."""
+"""A molecule with a machine-learned potential in a classical solvent, switched on by lambda. See README.md."""
 
 from openmm import LangevinMiddleIntegrator, Vec3, app, unit
 from openmmml import MLPotential

@@ -1,4 +1,4 @@
-"""Writes silicon.xyz: 48 distorted silicon cells labelled by the Stillinger-Weber potential, as a stand-in for DFT.
+"""Writes silicon.xyz: 48 distorted silicon cells labelled by the Stillinger-Weber potential, in place of DFT.
 
 python examples/train_small/prepare.py && python -m uip.train examples/train_small/run.toml
 """
