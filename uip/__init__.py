@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uip.calculator import Calculator as Calculator
+    from uip.calculator import UIPCalculator as UIPCalculator
     from uip.checkpoint import load_model as load_model
     from uip.graph.batch import Graph as Graph
     from uip.graph.batch import Outputs as Outputs
@@ -14,11 +15,12 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Calculator": "uip.calculator",
+    "UIPCalculator": "uip.calculator",
     "load_model": "uip.checkpoint",
     "Graph": "uip.graph.batch",
     "Outputs": "uip.graph.batch",
 }
-__all__ = ["Calculator", "load_model", "Graph", "Outputs", "__version__"]
+__all__ = ["Calculator", "UIPCalculator", "load_model", "Graph", "Outputs", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

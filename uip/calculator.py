@@ -2,59 +2,166 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
+import torch
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+import uip
+from uip.checkpoint import dtype_name
+from uip.config import suggestion
 from uip.graph.ase_io import charge_and_spin, structure_from_atoms
-from uip.inference.evaluator import load_evaluator, split
+from uip.importers.published import PUBLISHED
+from uip.inference.evaluator import Evaluator, load_evaluator, split
+from uip.inference.origin import checksum
+from uip.inference.stresses import atomic_stresses
 from uip.models.potential import Potential
+
+ARGUMENTS = ("model", "device", "dtype", "skin")
+OF_ASE = ("atoms", "label", "directory")
+"""Arguments of ASE's own class."""
 
 
 class Calculator(ASECalculator):
-    """A potential as an ASE calculator: energy, free_energy, energies, forces, stress, magmoms (ASE units).
+    """A potential as an ASE calculator: energies, forces, stress(es) and magnetic moments in ASE's units.
 
         atoms.calc = Calculator("chgnet-0.3.0")
 
     Args:
         model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model.
-        device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or what an exported file was made for.
-        dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent); default float32, or
-            what a given model or exported file has.
+        device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or the device of an exported file.
+        dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent), or torch's own;
+            default float32, or that of a given model or exported file.
         skin: A; the neighbour list is searched again when atoms may have moved by half of it.
 
-    Stress needs three cell vectors; without them ASE says that the property is not present.
+    Copies made by `copy.deepcopy` share the model. Copies made by pickle load it again, from the same file or name.
+    Threads may share a calculator: their calls wait for each other. `stresses` follow `compute stress/atom` of LAMMPS.
 
     Raises:
-        ValueError, FileNotFoundError: see `uip.checkpoint.load_model` and `uip.program.load_program`.
+        TypeError: an unknown argument.
+        ValueError, FileNotFoundError: see `uip.checkpoint.load_model` and `uip.program.reader.load_program`.
     """
-
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "magmoms"]  # noqa: RUF012
 
     def __init__(
         self,
         model: str | Path | Potential,
         *,
-        device: str | None = None,
-        dtype: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
         **kwargs: Any,
     ) -> None:
+        _check_names(kwargs, OF_ASE)
+        self._lock = threading.RLock()
+        self._given: dict[str, Any] = {}
         super().__init__(**kwargs)
-        self.evaluator = load_evaluator(model, device=device, dtype=dtype)
-        self.neighbors = self.evaluator.neighbor_list(skin=skin)
+        self.set(model=model, device=device, dtype=dtype, skin=skin)
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change `model`, `device`, `dtype` or `skin`; returns what changed. Results are forgotten.
+
+        Raises:
+            TypeError: an unknown argument.
+            ValueError, FileNotFoundError: as of the constructor; the calculator stays as it was.
+        """
+        _check_names(kwargs, ())
+        given = {**self._given, **_plain(kwargs)}
+        changed = {name: given[name] for name in kwargs if name not in self._given or given[name] != self._given[name]}
+        if not changed:
+            return {}
+        with self._lock:
+            evaluator = getattr(self, "evaluator", None)
+            if evaluator is None or changed.keys() - {"skin"}:
+                evaluator = load_evaluator(given["model"], device=given["device"], dtype=given["dtype"])
+            self._use(evaluator, given)
+        return changed
+
+    def _use(self, evaluator: Evaluator, given: dict[str, Any]) -> None:
+        self.neighbors = evaluator.neighbor_list(skin=given["skin"])
+        self.evaluator, self._given = evaluator, given
+        self.implemented_properties = ["energy", "free_energy", "energies", *evaluator.properties]
+        self.parameters = self._describe()
+        self.reset()
+
+    def _describe(self) -> dict[str, Any]:
+        potential, model = self.evaluator.potential, self._given["model"]
+        return {
+            "model": potential.card.name if isinstance(model, Potential) else str(model),
+            "name": potential.card.name,
+            "version": uip.__version__,
+            "dtype": potential.precision,
+            "device": str(potential.device),
+            "skin": self._given["skin"],
+            "checksum": checksum(model, potential),
+        }
+
+    def _get_name(self) -> str:
+        return str(self.parameters["name"])
+
+    def __repr__(self) -> str:
+        p = self.parameters
+        return (
+            f"<uip.Calculator {p['name']}, {p['dtype']} on {p['device']}, uip {p['version']}, "
+            f"sha256 {p['checksum'][:12]}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = self._given
+        if isinstance(given["model"], Potential):
+            given = {**given, "model": self.evaluator.potential, "dtype": self.evaluator.potential.precision}
+        kept = {
+            name: value for name, value in vars(self).items() if name in ("atoms", "results", "_directory", "prefix")
+        }
+        return _restore, (type(self), given), kept
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Calculator:
+        twin = type(self).__new__(type(self))
+        twin._lock, twin._given = threading.RLock(), {}
+        ASECalculator.__init__(twin, label=None, directory=self.directory)
+        twin._use(self.evaluator, dict(self._given))
+        with self._lock:
+            twin.atoms = None if self.atoms is None else self.atoms.copy()
+            twin.results = {
+                name: value.copy() if isinstance(value, np.ndarray) else value for name, value in self.results.items()
+            }
+        return twin
+
+    def as_dict(self) -> dict[str, Any]:
+        """For monty's JSON; `from_dict` makes the same calculator of it.
+
+        Raises:
+            ValueError: the model is no file and has no published name.
+        """
+        if isinstance(self._given["model"], Potential):
+            raise ValueError(
+                "only a calculator of a published name or a file can become JSON, got one of a model in memory; "
+                "write the model with `uip.checkpoint.save_checkpoint` and use that file"
+            )
+        return {"@module": "uip.calculator", "@class": "Calculator", "@version": uip.__version__, **self._given}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calculator:
+        """The calculator that `as_dict` described."""
+        return cls(**{name: value for name, value in values.items() if not name.startswith("@")})
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last evaluation; to ASE `atoms.info`, with charge and spin, is no part of it."""
+        """Changes since the last evaluation; for ASE `atoms.info`, with charge and spin, is no part of the state."""
         changes: list[str] = super().check_state(atoms, tol)
         if self.atoms is not None and charge_and_spin(atoms) != charge_and_spin(self.atoms):
             changes.append("info")
         return changes
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """One property, for one thread at a time; see ASE."""
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -62,27 +169,66 @@ class Calculator(ASECalculator):
         properties: tuple[str, ...] | list[str] = ("energy",),
         system_changes: list[str] = all_changes,
     ) -> None:
-        """One evaluation gives all properties.
+        """One evaluation gives all properties, `stresses` if they are asked for.
 
         Raises:
-            ValueError: no atoms, an unknown element, NaN positions, a singular cell, overlapping atoms, a charge or
-                multiplicity (`atoms.info["charge"]`, `["spin"]`) that is no whole number.
+            ValueError: no atoms, partly occupied sites, an unknown element, NaN positions, a singular cell, overlapping
+                atoms, a charge or multiplicity (`atoms.info["charge"]`, `["spin"]`) that is no whole number.
             FloatingPointError: the model's energy or forces are not finite numbers.
         """
-        super().calculate(atoms, properties, system_changes)
-        self.results = {}
-        structure = structure_from_atoms(self.atoms)
-        self.evaluator.check_elements(structure.atomic_numbers)
-        graph = self.neighbors.build(structure)
-        (prediction,) = split(self.evaluator(graph), [graph.num_atoms])
-        energy = float(prediction["energy"])
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": prediction["node_energy"],
-            "forces": prediction["forces"],
-        }
-        if "magmoms" in prediction:
-            self.results["magmoms"] = prediction["magmoms"]
-        if "stress" in prediction and np.isfinite(prediction["stress"]).all():
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"])
+        with self._lock:
+            super().calculate(atoms, properties, system_changes)
+            self.results = {}
+            structure = structure_from_atoms(self.atoms)
+            self.evaluator.check_elements(structure.atomic_numbers)
+            graph = self.neighbors.build(structure)
+            outputs = self.evaluator(graph)
+            (prediction,) = split(outputs, [graph.num_atoms])
+            self.results = _results(prediction)
+            stresses = atomic_stresses(graph, outputs) if "stresses" in properties else None
+            if stresses is not None:
+                self.results["stresses"] = stresses
+
+
+UIPCalculator = Calculator
+"""The same, for scripts that import several calculators."""
+
+
+def _results(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    energy = float(prediction["energy"])
+    results = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": prediction["node_energy"],
+        "forces": prediction["forces"],
+    }
+    if "magmoms" in prediction:
+        results |= {"magmoms": prediction["magmoms"], "magmom": float(prediction["magmoms"].sum())}
+    if "stress" in prediction and np.isfinite(prediction["stress"]).all():
+        results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"])
+    return results
+
+
+def _check_names(given: Mapping[str, Any], also: tuple[str, ...]) -> None:
+    for name in given:
+        if name in ("charge", "spin"):
+            raise TypeError(f"`{name}` belongs to the atoms, not to Calculator; set atoms.info['{name}']")
+        if name not in (*ARGUMENTS, *also):
+            raise TypeError(f"Calculator has no argument `{name}`{suggestion(name, (*ARGUMENTS, *also))}")
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as values that pickle and JSON know; a file by its absolute path, also for other folders."""
+    plain = dict(given)
+    if isinstance(plain.get("dtype"), torch.dtype):
+        plain["dtype"] = dtype_name(plain["dtype"])
+    if isinstance(plain.get("device"), torch.device):
+        plain["device"] = str(plain["device"])
+    model = plain.get("model")
+    if isinstance(model, (str, Path)) and str(model) not in PUBLISHED and Path(model).exists():
+        plain["model"] = str(Path(model).absolute())
+    return plain
+
+
+def _restore(cls: type[Calculator], given: dict[str, Any]) -> Calculator:
+    return cls(**given)

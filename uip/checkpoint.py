@@ -140,6 +140,11 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
     return model
 
 
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """ "float64" of torch.float64 and of "float64"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def parse_dtype(dtype: str) -> torch.dtype:
     """ "float32" or "float64" as torch's own."""
     if dtype not in DTYPES:

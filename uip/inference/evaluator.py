@@ -6,9 +6,10 @@ written by `uip export`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.checkpoint import for_inference, load_model, parse_device
+from uip.checkpoint import dtype_name, for_inference, load_model, parse_device
 from uip.graph.batch import Graph, Outputs, batch
 from uip.graph.neighbors import NeighborList
 from uip.graph.structure import Structure
+from uip.inference.fork import survive_fork
 from uip.models.potential import Evaluable, Potential
 from uip.models.readout import assemble_outputs, run_model
 from uip.program.reader import Program, load_program
@@ -39,13 +41,22 @@ class Evaluator:
     potential: Evaluable
     """A model in this process, or an exported program."""
     run: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor | None]]
-    """From a superset of the potential's inputs to what it returns, by name of `uip.schema`: energies of atoms and
+    """From a superset of the potential's inputs to its outputs, by name of `uip.schema`: energies of atoms and
     gradients, or forces."""
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    """Held while the potential runs."""
 
     @property
     def title(self) -> str:
         """Name and precision, for tables."""
         return f"{self.potential.card.name}, {self.potential.precision}"
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """Names in ASE of all outputs but energies."""
+        outputs = self.potential.program_outputs
+        stress = ("stress", "stresses") if "edge_grad" in outputs else ()
+        return ("forces", *stress, *(("magmoms", "magmom") if "magmoms" in outputs else ()))
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -53,8 +64,9 @@ class Evaluator:
         Raises:
             FloatingPointError: an energy or force is not a finite number.
         """
+        survive_fork()
         graph = graph.to(device=self.potential.device, dtype=self.potential.dtype)
-        with torch.no_grad():  # a gradient readout differentiates within `run`
+        with self.lock, torch.no_grad():  # a gradient readout differentiates within `run`
             outputs = assemble_outputs(graph, self.run(graph.tensors()))
         return check_finite(outputs, self.potential.card.name)
 
@@ -86,14 +98,21 @@ def check_finite(outputs: Outputs, name: str) -> Outputs:
     return outputs
 
 
-def load_evaluator(source: str | Path | Potential, *, device: str | None = None, dtype: str | None = None) -> Evaluator:
+def load_evaluator(
+    source: str | Path | Potential,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Evaluator:
     """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
     Args:
-        device: "cpu", "cuda", ... or "auto"; None: the CPU, or what a program was exported for.
-        dtype: "float32", "float64" or "bfloat16" (`uip.checkpoint.for_inference`); None: float32, or what a model or a
-            program already has.
+        device: "cpu", "cuda", ... or "auto"; None: the CPU, or the device of a program.
+        dtype: "float32", "float64", "bfloat16" (`uip.checkpoint.for_inference`) or torch's own; None: float32, or that
+            of a model or a program.
     """
+    survive_fork()
+    device, dtype = None if device is None else str(device), None if dtype is None else dtype_name(dtype)
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
         return _from_program(load_program(source, device_index=_index(device)), device, dtype)
     if isinstance(source, Potential):

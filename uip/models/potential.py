@@ -67,6 +67,10 @@ class Evaluable(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """Input names, as in `uip.schema`, in order."""
 
+    @property
+    def program_outputs(self) -> tuple[str, ...]:
+        """Names of `uip.schema`, in order."""
+
 
 class Potential(nn.Module):
     """A function of edge vectors; `forward` takes the tensors named by `inputs` and returns an `Output`.

@@ -49,6 +49,11 @@ class Program:
     handle: Any
     """`torch.classes.uip.Model`."""
 
+    @property
+    def program_outputs(self) -> tuple[str, ...]:
+        """As of `Potential.program_outputs`."""
+        return self.outputs
+
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the program returns, by name; `tensors`: a superset of `inputs`."""
         return self.handle.run({name: tensors[name] for name in self.inputs})
