@@ -35,7 +35,7 @@ std::vector<Origin> AtomsToGraph::number_owned(const Atoms &atoms) {
   owned_.clear();
   std::vector<Origin> origins(atoms.num_all, {0, -1, {}});
   for (int i = 0; i < atoms.num_owned; ++i) {
-    if (number_of_type_[atoms.types[i]] == 0) continue;
+    if (number_of_type_[atoms.types[i]] == 0 || (atoms.masks[i] & atoms.absent) != 0) continue;
     const double *x = atoms.positions[i];
     origins[i] = {static_cast<double>(comm_.rank()), static_cast<double>(num_owned()), {x[0], x[1], x[2]}};
     owned_.push_back(i);

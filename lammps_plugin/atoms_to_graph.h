@@ -35,7 +35,8 @@ namespace uip::lammps {
 struct Atoms {
   int num_owned, num_all;
   const double *const *positions;  // A
-  const int *types;
+  const int *types, *masks;
+  int absent;                // atoms with a mask of these bits are not in the graph
   std::vector<int64_t> ids;  // for messages; empty: atoms have none
 };
 

@@ -8,6 +8,7 @@
 #include <lammps/error.h>
 #include <lammps/fmt/format.h>
 #include <lammps/force.h>
+#include <lammps/group.h>
 #include <lammps/memory.h>
 #include <lammps/neighbor.h>
 #include <lammps/update.h>
@@ -210,6 +211,7 @@ void PairUIP::init_style() {
   check_charge_and_spin();
   check_masses();
   check_special_bonds();
+  check_exclusions();
   at::set_num_threads(comm->nthreads);
   // `pair_style hybrid` sizes the buffers of all its styles by its own value
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
@@ -274,6 +276,28 @@ void PairUIP::check_special_bonds() const {
                "'special_bonds lj/coul 1 1 1' (or 1e-50 in place of 0 if another style needs it)",
                k + 1);
   }
+}
+
+/// A model needs all neighbours. Exception: fixes of the MC package exclude the atoms that they try to delete.
+void PairUIP::check_exclusions() const {
+  bool is_complete = neighbor->includegroup == 0 && neighbor->nex_type == 0 && neighbor->nex_mol == 0;
+  for (int k = 0; k < neighbor->nex_group; ++k) {
+    const std::string name = group->names[neighbor->ex1_group[k]];
+    const bool is_trial = name.rfind("Fix", 0) == 0 && name.find("exclusion_group:") != std::string::npos;
+    is_complete = is_complete && is_trial;
+  }
+  if (is_complete) return;
+  error->all(FLERR,
+             "pair_style uip needs all neighbours, but 'neigh_modify exclude' (or 'include') leaves some out, which "
+             "changes the energy; remove it, or use 'neigh_modify exclude none', and freeze atoms with fixes, for "
+             "example 'fix ID group setforce 0 0 0'");
+}
+
+/// Group bits of the atoms that such a fix tries to delete: they are not in the graph.
+int PairUIP::absent_bits() const {
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; ++k) bits |= neighbor->ex1_bit[k];
+  return bits;
 }
 
 void *PairUIP::extract_peratom(const char *name, int &num_columns) {

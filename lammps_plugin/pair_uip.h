@@ -63,6 +63,8 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void check_charge_and_spin() const;
   void check_masses() const;
   void check_special_bonds() const;
+  void check_exclusions() const;
+  int absent_bits() const;
 
   void rebuild();
   Box find_edges(const at::Tensor &positions);

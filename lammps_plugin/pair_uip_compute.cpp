@@ -135,7 +135,7 @@ Box PairUIP::find_edges(const at::Tensor &positions) {
 }
 
 void PairUIP::rebuild() {
-  Atoms atoms{atom->nlocal, atom->nlocal + atom->nghost, atom->x, atom->type, {}};
+  Atoms atoms{atom->nlocal, atom->nlocal + atom->nghost, atom->x, atom->type, atom->mask, absent_bits(), {}};
   if (atom->tag_enable) atoms.ids.assign(atom->tag, atom->tag + atom->nlocal);
   origins_ = graph_->number_owned(atoms);
   comm->forward_comm(this);
