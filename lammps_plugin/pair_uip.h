@@ -74,6 +74,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void add_energies(const at::Tensor &node_energy);
   void add_forces(const at::Tensor &forces);
   at::Tensor forces_of_edges(const at::Tensor &edge_grad) const;
+  void warn_of_heat_flux();
   void add_edge_virial(const at::Tensor &edge_grad);
   void add_atom_virial(const at::Tensor &strain_grad);
   void mark_virial_unknown();
@@ -96,7 +97,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::string path_, restart_problem_;
   std::vector<std::string> elements_;    // of pair_coeff, by type
   std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL
-  bool plan_is_ready_ = false;
+  bool plan_is_ready_ = false, warned_of_heat_flux_ = false;
   double energy_unit_ = 1.0;     // 1 eV in LAMMPS' unit
   std::vector<Origin> origins_;  // of all atoms, while a plan is made
   std::vector<double> magmoms_;

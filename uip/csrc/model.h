@@ -32,8 +32,9 @@ struct Metadata {
   std::vector<std::string> inputs;   // names of schema.h, in call order
   std::vector<std::string> outputs;  // names of schema.h, in return order
   bool conservative = true;
-  bool parallel = true;      // false: correct on one rank only; engines refuse more
-  std::string instructions;  // that the processor must support: "AVX2", "AVX512"; empty = none
+  bool message_passing = true;  // energies of atoms depend on atoms beyond the cutoff
+  bool parallel = true;         // false: correct on one rank only; engines refuse more
+  std::string instructions;     // that the processor must support: "AVX2", "AVX512"; empty = none
   std::string licence;
   std::string provenance;
   std::string hash;  // sha256 of the file

@@ -115,6 +115,7 @@ Metadata metadata(const Dictionary &record) {
   data.inputs = strings(entry(record, "inputs"));
   data.outputs = strings(entry(record, "outputs"));
   data.conservative = entry(record, "conservative").toBool();
+  if (record.contains("message_passing")) data.message_passing = record.at("message_passing").toBool();
   data.parallel = entry(record, "parallel").toBool();
   data.instructions = entry(record, "instructions").toStringRef();
   data.licence = entry(record, "licence").toStringRef();
