@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// pair_coeff, and the checks before a run; pair_uip_settings.cpp reads pair_style, pair_uip_compute.cpp has each step.
+// Commands, and the checks before a run; pair_uip_model.cpp reads model files, pair_uip_settings.cpp has pair_style and
+// restart files, pair_uip_compute.cpp each step.
 #include "pair_uip.h"
 
 #include <ATen/Parallel.h>
@@ -13,7 +14,6 @@
 #include <lammps/neighbor.h>
 #include <lammps/update.h>
 #include <lammps/utils.h>
-#include <torch/cuda.h>
 
 #include <algorithm>
 #include <cmath>
@@ -31,18 +31,6 @@ constexpr double MASS_TOLERANCE = 0.2;  // g/mol: less than between neighbours i
 
 bool has(const std::vector<std::string> &names, const char *name) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::string join(const std::vector<std::string> &items) {
-  std::string text;
-  for (const auto &item : items) text += (text.empty() ? "" : " ") + item;
-  return text;
-}
-
-std::string known_elements(const Metadata &metadata) {
-  std::vector<std::string> symbols;
-  for (const auto number : metadata.elements) symbols.push_back(element_symbol(number));
-  return join(symbols);
 }
 
 }  // namespace
@@ -91,118 +79,6 @@ void PairUIP::coeff(int narg, char **arg) {
   load(arg[2], {arg + 3, arg + narg});
 }
 
-/// Reads the model file on all ranks, or ends the run on all.
-void PairUIP::load(const std::string &path, const std::vector<std::string> &elements) {
-  const auto problem = read_model(path);
-  if (!problem.empty()) error->all(FLERR, "pair_coeff: " + problem);
-  check_model();
-  set_elements(elements);
-  path_ = path;
-  const auto &metadata = model_->metadata();
-  const auto gpu = static_cast<c10::DeviceIndex>(choose_gpu());
-  const auto device = metadata.device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
-  graph_ = std::make_unique<AtomsToGraph>(metadata, number_of_type_, device, ranks_);
-  plan_is_ready_ = false;
-  if (comm->me == 0) announce();
-}
-
-/// Reads the file; returns the error of the first rank that has one, "" if none has. Collective.
-std::string PairUIP::read_model(const std::string &path) {
-  graph_.reset();  // it refers to the model
-  model_.reset();
-  const int gpu = choose_gpu();
-  std::string problem;
-  try {
-    model_ = Model::load(path, gpu);
-  } catch (const std::exception &cause) {
-    problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
-  }
-  return ranks_.first_text(problem);
-}
-
-/// The GPU of this rank, counted on its computer; -1 = none.
-int PairUIP::choose_gpu() const {
-  const int count = static_cast<int>(torch::cuda::device_count());
-  if (device_ == "cuda" && count == 0) {
-    error->all(FLERR, "pair_style uip: 'device cuda' needs a GPU, and this computer shows none; use 'device auto'");
-  }
-  const int number = ranks_.rank_on_node();
-  return device_ == "cpu" || count == 0 ? -1 : number % count;
-}
-
-void PairUIP::check_model() const {
-  const auto &metadata = model_->metadata();
-  if (device_ != "auto" && device_ != metadata.device) {
-    error->all(FLERR,
-               "pair_style uip: 'device {}' was requested, but the model file was exported for {}; export it "
-               "again with 'uip export ... --device {}'",
-               device_, metadata.device, device_);
-  }
-  const std::vector<std::string> given = {
-      schema::atomic_numbers, schema::graph_index,  schema::edge_index,  schema::edge_vec,      schema::reverse_edge,
-      schema::bond_index,     schema::reverse_bond, schema::angle_index, schema::nearest_edges, schema::bond_slots,
-      schema::charge,         schema::spin,         schema::positions,   schema::cell,          schema::pbc};
-  for (const auto &input : metadata.inputs) {
-    if (has(given, input.c_str())) continue;
-    error->all(FLERR, "pair_style uip gives a model {}, but model '{}' also asks for '{}'", join(given), metadata.name,
-               input);
-  }
-  if (!metadata.parallel && comm->nprocs > 1) {
-    error->all(FLERR, "model '{}' gives right numbers on one rank only, but this run has {}; use one", metadata.name,
-               comm->nprocs);
-  }
-  const bool has_forces = has(metadata.outputs, schema::edge_grad) || has(metadata.outputs, schema::forces);
-  if (!has(metadata.outputs, schema::node_energy) || !has_forces) {
-    error->all(FLERR,
-               "pair_style uip needs a model with the outputs node_energy and edge_grad (or forces), but '{}' "
-               "gives {}",
-               metadata.name, join(metadata.outputs));
-  }
-}
-
-void PairUIP::set_elements(const std::vector<std::string> &elements) {
-  const auto &metadata = model_->metadata();
-  number_of_type_.assign(1, 0);
-  for (size_t k = 0; k < elements.size(); ++k) {
-    int64_t number = 0;
-    try {
-      if (elements[k] != "NULL") number = atomic_number(elements[k]);
-    } catch (const std::exception &cause) {
-      error->all(FLERR, "pair_coeff: LAMMPS type {}: {}", k + 1, std::string(cause.what()));
-    }
-    const auto &known = metadata.elements;
-    if (number != 0 && std::find(known.begin(), known.end(), number) == known.end()) {
-      error->all(FLERR, "pair_coeff: LAMMPS type {} is '{}', but this model knows {}", k + 1, elements[k],
-                 known_elements(metadata));
-    }
-    number_of_type_.push_back(number);
-  }
-  elements_ = elements;
-  allocate();
-  for (int i = 1; i <= atom->ntypes; ++i) {
-    for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = number_of_type_[i] != 0 && number_of_type_[j] != 0;
-  }
-}
-
-void PairUIP::announce() const {
-  const auto &m = model_->metadata();
-  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.precision, m.device,
-                 m.cutoff, join(elements_));
-  if (has(m.inputs, schema::charge)) {
-    utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", charge_and_spin_.charge, charge_and_spin_.spin);
-  }
-  if (!m.licence.empty()) utils::logmesg(lmp, "  weights: {} ({})\n", m.licence, m.provenance);
-  if (!m.conservative) {
-    error->warning(FLERR,
-                   "model '{}' is not conservative: its forces are no derivative of its energy, NVE does not "
-                   "conserve energy",
-                   m.name);
-  }
-  if (!has(m.outputs, schema::edge_grad)) {
-    error->warning(FLERR, "model '{}' predicts forces but no virial: pressures and stresses will be nan", m.name);
-  }
-}
-
 void PairUIP::init_style() {
   if (!model_) {
     error->all(FLERR, restart_problem_.empty() ? "pair_style uip needs a pair_coeff command" : restart_problem_);
@@ -237,7 +113,7 @@ double PairUIP::energy_unit() const {
 
 void PairUIP::check_charge_and_spin() const {
   const auto &metadata = model_->metadata();
-  const auto &[charge, spin] = charge_and_spin_;
+  const auto &[charge, spin] = settings_.charge_and_spin;
   if (charge != 0 && !has(metadata.inputs, schema::charge)) {
     error->all(FLERR,
                "pair_style uip: model '{}' knows no total charge, so 'charge' must be 0, got {}; leave it out or use "

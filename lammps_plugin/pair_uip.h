@@ -48,16 +48,27 @@ class PairUIP final : public LAMMPS_NS::Pair {
   enum { TOTAL_MAGMOM, NUM_GHOSTS, NUM_EDGES, NUM_ANGLES, BYTES_SENT, PROGRAM_SECONDS, MESSAGES_SENT, NUM_EXTRA };
   using Tensors = std::map<std::string, at::Tensor>;
 
+  /// Arguments of pair_style.
+  struct Settings {
+    std::string device = "auto", attention = "auto";
+    ChargeAndSpin charge_and_spin = {};
+  };
   void apply_settings(const std::vector<std::string> &arguments);
   std::string settings_text() const;
-  void check_settings() const;
+  Settings read_settings(const std::vector<std::string> &arguments) const;
+  void check(const Settings &settings) const;
   int whole_number(const std::string &keyword, const std::string &value) const;
   void allocate();
+  struct ReadModel {
+    std::unique_ptr<Model> model;
+    std::string problem;
+  };
   void load(const std::string &path, const std::vector<std::string> &elements);
-  std::string read_model(const std::string &path);
+  ReadModel read_model(const std::string &path);
+  void use_model(std::unique_ptr<Model> model, const std::string &path, const std::vector<std::string> &elements);
   int choose_gpu() const;
-  void check_model() const;
-  void set_elements(const std::vector<std::string> &elements);
+  void check_model(const Model &model) const;
+  std::vector<int64_t> numbers_of(const Metadata &metadata, const std::vector<std::string> &elements) const;
   void announce() const;
   double energy_unit() const;
   void check_charge_and_spin() const;
@@ -92,8 +103,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   MpiComm ranks_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
-  std::string device_ = "auto", attention_ = "auto";
-  ChargeAndSpin charge_and_spin_;
+  Settings settings_;
   std::string path_, restart_problem_;
   std::vector<std::string> elements_;    // of pair_coeff, by type
   std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL

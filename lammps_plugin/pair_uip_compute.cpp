@@ -110,7 +110,7 @@ void PairUIP::compute(int eflag, int vflag) {
     return graph_->gather_positions(atom->x);
   });
   const Box box = find_edges(positions);
-  const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, charge_and_spin_); });
+  const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, settings_.charge_and_spin); });
   const auto outputs = abort_on_error([&] { return run(inputs); });
   abort_on_error([&] { store(outputs); });
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);

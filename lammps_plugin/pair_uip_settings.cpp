@@ -35,20 +35,27 @@ std::string read_text(FILE *file, LAMMPS_NS::Error *error) {
 
 void PairUIP::settings(int narg, char **arg) { apply_settings({arg, arg + narg}); }
 
-/// Keywords and their values, as after `pair_style uip`.
+/// Keywords and their values, as after `pair_style uip`. Settings in use stay if there is an error.
 void PairUIP::apply_settings(const std::vector<std::string> &arguments) {
-  device_ = attention_ = "auto";
-  charge_and_spin_ = {};
+  settings_ = read_settings(arguments);
+  using Attention = MpiComm::Attention;
+  ranks_.set_attention(settings_.attention == "gather" ? Attention::gather
+                       : settings_.attention == "ring" ? Attention::ring
+                                                       : Attention::automatic);
+}
+
+PairUIP::Settings PairUIP::read_settings(const std::vector<std::string> &arguments) const {
+  Settings settings;
   for (size_t k = 0; k < arguments.size(); k += 2) {
     const std::string &keyword = arguments[k], value = k + 1 < arguments.size() ? arguments[k + 1] : "";
     if (keyword == "device") {
-      device_ = value;
+      settings.device = value;
     } else if (keyword == "charge") {
-      charge_and_spin_.charge = whole_number(keyword, value);
+      settings.charge_and_spin.charge = whole_number(keyword, value);
     } else if (keyword == "spin") {
-      charge_and_spin_.spin = whole_number(keyword, value);
+      settings.charge_and_spin.spin = whole_number(keyword, value);
     } else if (keyword == "attention") {
-      attention_ = value;
+      settings.attention = value;
     } else {
       error->all(FLERR,
                  "pair_style uip: unknown keyword '{}'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
@@ -56,18 +63,15 @@ void PairUIP::apply_settings(const std::vector<std::string> &arguments) {
                  keyword);
     }
   }
-  check_settings();
-  using Attention = MpiComm::Attention;
-  ranks_.set_attention(attention_ == "gather" ? Attention::gather
-                       : attention_ == "ring" ? Attention::ring
-                                              : Attention::automatic);
+  check(settings);
+  return settings;
 }
 
-void PairUIP::check_settings() const {
-  if (device_ != "auto" && device_ != "cpu" && device_ != "cuda") {
-    error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", device_);
+void PairUIP::check(const Settings &settings) const {
+  if (settings.device != "auto" && settings.device != "cpu" && settings.device != "cuda") {
+    error->all(FLERR, "pair_style uip: 'device' must be auto, cpu or cuda, got '{}'", settings.device);
   }
-  const auto &[charge, spin] = charge_and_spin_;
+  const auto &[charge, spin] = settings.charge_and_spin;
   if (charge < -schema::max_charge || charge > schema::max_charge) {
     error->all(FLERR, "pair_style uip: 'charge' must lie within +-{} e, got {}; it is that of the whole system",
                schema::max_charge, charge);
@@ -78,8 +82,8 @@ void PairUIP::check_settings() const {
                "spin, got {}",
                schema::max_spin, spin);
   }
-  if (attention_ != "auto" && attention_ != "gather" && attention_ != "ring") {
-    error->all(FLERR, "pair_style uip: 'attention' must be auto, gather or ring, got '{}'", attention_);
+  if (settings.attention != "auto" && settings.attention != "gather" && settings.attention != "ring") {
+    error->all(FLERR, "pair_style uip: 'attention' must be auto, gather or ring, got '{}'", settings.attention);
   }
 }
 
@@ -92,8 +96,8 @@ int PairUIP::whole_number(const std::string &keyword, const std::string &value) 
 
 /// The arguments of `apply_settings`.
 std::string PairUIP::settings_text() const {
-  return fmt::format("device {} charge {} spin {} attention {}", device_, charge_and_spin_.charge,
-                     charge_and_spin_.spin, attention_);
+  return fmt::format("device {} charge {} spin {} attention {}", settings_.device, settings_.charge_and_spin.charge,
+                     settings_.charge_and_spin.spin, settings_.attention);
 }
 
 void PairUIP::write_restart(FILE *file) {
@@ -113,12 +117,11 @@ void PairUIP::read_restart(FILE *file) {
   std::array<std::string, 3> texts;
   for (auto &text : texts) text = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
   const auto &[path, hash, elements] = texts;
-  auto problem = read_model(path);
-  if (problem.empty() && model_->metadata().hash != hash) {
-    problem = fmt::format("'{}' has sha256 {}", path, model_->metadata().hash);
+  auto [model, problem] = read_model(path);
+  if (problem.empty() && model->metadata().hash != hash) {
+    problem = fmt::format("'{}' has sha256 {}", path, model->metadata().hash);
   }
-  if (problem.empty()) return load(path, utils::split_words(elements));
-  model_.reset();
+  if (problem.empty()) return use_model(std::move(model), path, utils::split_words(elements));
   restart_problem_ = fmt::format(
       "the run must continue with the model file that wrote the restart file, '{}' with sha256 "
       "{}, but {}; restore it, or give a new pair_coeff after read_restart",

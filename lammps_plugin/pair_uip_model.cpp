@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Model files: read and checked on all ranks. The model in use is replaced only when nothing can fail any more, so that
+// a run may continue after a pair_coeff that failed.
+#include <lammps/atom.h>
+#include <lammps/comm.h>
+#include <lammps/error.h>
+#include <lammps/fmt/format.h>
+#include <lammps/utils.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+
+#include "pair_uip.h"
+#include "schema.h"
+
+namespace uip::lammps {
+namespace {
+
+namespace utils = LAMMPS_NS::utils;
+
+bool has(const std::vector<std::string> &names, const char *name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string join(const std::vector<std::string> &items) {
+  std::string text;
+  for (const auto &item : items) text += (text.empty() ? "" : " ") + item;
+  return text;
+}
+
+std::string known_elements(const Metadata &metadata) {
+  std::vector<std::string> symbols;
+  for (const auto number : metadata.elements) symbols.push_back(element_symbol(number));
+  return join(symbols);
+}
+
+}  // namespace
+
+/// Uses another model on all ranks, or ends with an error on all.
+void PairUIP::load(const std::string &path, const std::vector<std::string> &elements) {
+  auto [model, problem] = read_model(path);
+  if (!problem.empty()) error->all(FLERR, "pair_coeff: " + problem);
+  use_model(std::move(model), path, elements);
+}
+
+/// The model, or the error of the first rank that has one. Collective.
+PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
+  const int gpu = choose_gpu();
+  ReadModel result;
+  try {
+    result.model = Model::load(path, gpu);
+  } catch (const std::exception &cause) {
+    result.problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
+  }
+  result.problem = ranks_.first_text(result.problem);
+  return result;
+}
+
+void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
+                        const std::vector<std::string> &elements) {
+  check_model(*model);
+  auto numbers = numbers_of(model->metadata(), elements);
+  const auto gpu = static_cast<c10::DeviceIndex>(choose_gpu());
+  const auto device = model->metadata().device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
+  graph_ = std::make_unique<AtomsToGraph>(model->metadata(), numbers, device, ranks_);  // before what it refers to
+  model_ = std::move(model);
+  number_of_type_ = std::move(numbers);
+  elements_ = elements;
+  path_ = path;
+  plan_is_ready_ = warned_of_heat_flux_ = false;
+  allocate();
+  for (int i = 1; i <= atom->ntypes; ++i) {
+    for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = number_of_type_[i] != 0 && number_of_type_[j] != 0;
+  }
+  if (comm->me == 0) announce();
+}
+
+/// The GPU of this rank, counted on its computer; -1 = none.
+int PairUIP::choose_gpu() const {
+  const int count = static_cast<int>(torch::cuda::device_count());
+  if (settings_.device == "cuda" && count == 0) {
+    error->all(FLERR, "pair_style uip: 'device cuda' needs a GPU, and this computer shows none; use 'device auto'");
+  }
+  const int number = ranks_.rank_on_node();
+  return settings_.device == "cpu" || count == 0 ? -1 : number % count;
+}
+
+void PairUIP::check_model(const Model &model) const {
+  const auto &metadata = model.metadata();
+  if (settings_.device != "auto" && settings_.device != metadata.device) {
+    error->all(FLERR,
+               "pair_style uip: 'device {}' was requested, but the model file was exported for {}; export it "
+               "again with 'uip export ... --device {}'",
+               settings_.device, metadata.device, settings_.device);
+  }
+  const std::vector<std::string> given = {
+      schema::atomic_numbers, schema::graph_index,  schema::edge_index,  schema::edge_vec,      schema::reverse_edge,
+      schema::bond_index,     schema::reverse_bond, schema::angle_index, schema::nearest_edges, schema::bond_slots,
+      schema::charge,         schema::spin,         schema::positions,   schema::cell,          schema::pbc};
+  for (const auto &input : metadata.inputs) {
+    if (has(given, input.c_str())) continue;
+    error->all(FLERR, "pair_style uip gives a model {}, but model '{}' also asks for '{}'", join(given), metadata.name,
+               input);
+  }
+  if (!metadata.parallel && comm->nprocs > 1) {
+    error->all(FLERR, "model '{}' gives right numbers on one rank only, but this run has {}; use one", metadata.name,
+               comm->nprocs);
+  }
+  const bool has_forces = has(metadata.outputs, schema::edge_grad) || has(metadata.outputs, schema::forces);
+  if (!has(metadata.outputs, schema::node_energy) || !has_forces) {
+    error->all(FLERR,
+               "pair_style uip needs a model with the outputs node_energy and edge_grad (or forces), but '{}' "
+               "gives {}",
+               metadata.name, join(metadata.outputs));
+  }
+}
+
+/// The atomic number of each LAMMPS type, 0 = NULL; item 0 is unused.
+std::vector<int64_t> PairUIP::numbers_of(const Metadata &metadata, const std::vector<std::string> &elements) const {
+  std::vector<int64_t> numbers(1, 0);
+  for (size_t k = 0; k < elements.size(); ++k) {
+    int64_t number = 0;
+    try {
+      if (elements[k] != "NULL") number = atomic_number(elements[k]);
+    } catch (const std::exception &cause) {
+      error->all(FLERR, "pair_coeff: LAMMPS type {}: {}", k + 1, std::string(cause.what()));
+    }
+    const auto &known = metadata.elements;
+    if (number != 0 && std::find(known.begin(), known.end(), number) == known.end()) {
+      error->all(FLERR, "pair_coeff: LAMMPS type {} is '{}', but this model knows {}", k + 1, elements[k],
+                 known_elements(metadata));
+    }
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+void PairUIP::announce() const {
+  const auto &m = model_->metadata();
+  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.precision, m.device,
+                 m.cutoff, join(elements_));
+  if (has(m.inputs, schema::charge)) {
+    utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", settings_.charge_and_spin.charge,
+                   settings_.charge_and_spin.spin);
+  }
+  if (!m.licence.empty()) utils::logmesg(lmp, "  weights: {} ({})\n", m.licence, m.provenance);
+  if (!m.conservative) {
+    error->warning(FLERR,
+                   "model '{}' is not conservative: its forces are no derivative of its energy, NVE does not "
+                   "conserve energy",
+                   m.name);
+  }
+  if (!has(m.outputs, schema::edge_grad)) {
+    error->warning(FLERR, "model '{}' predicts forces but no virial: pressures and stresses will be nan", m.name);
+  }
+}
+
+}  // namespace uip::lammps
