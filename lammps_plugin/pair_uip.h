@@ -65,6 +65,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   };
   void load(const std::string &path, const std::vector<std::string> &elements);
   ReadModel read_model(const std::string &path);
+  std::string different_file(const std::string &path, const Model &model) const;
   void use_model(std::unique_ptr<Model> model, const std::string &path, const std::vector<std::string> &elements);
   int choose_gpu() const;
   void check_model(const Model &model) const;

@@ -53,7 +53,20 @@ PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
     result.problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
   }
   result.problem = ranks_.first_text(result.problem);
+  if (result.problem.empty()) result.problem = different_file(path, *result.model);
   return result;
+}
+
+/// Whether a rank read another file than rank 0, as a message; "" if none did. Collective.
+std::string PairUIP::different_file(const std::string &path, const Model &model) const {
+  const auto &mine = model.metadata().hash;
+  const auto first = ranks_.text_of_rank_0(mine);
+  const auto problem = fmt::format(
+      "all ranks must read the same model file, but '{}' has sha256 {} on rank 0 and {} on rank {}; copy one file to "
+      "all "
+      "computers, or use a shared folder",
+      path, first, mine, ranks_.rank());
+  return ranks_.first_text(mine == first ? "" : problem);
 }
 
 void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,

@@ -1,0 +1,51 @@
+"""Restart files: which model file they name, and which one ranks read."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+from lammps_run import BIN, environment_of, run_lammps, write_data
+from programs import Failing, write_program
+
+ATOMS = bulk("NiO", "rocksalt", a=4.17, cubic=True)
+START = "units metal\nread_data data.atoms\nmass 1 58.69\nmass 2 15.999\npair_style uip\n"
+COEFF = "pair_coeff * * model.pt Ni O\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
+    write_program(Failing("nothing", 0), tmp_path / "model.pt", ATOMS)
+    return tmp_path
+
+
+def run_in(folders: list[Path], deck: str) -> str:
+    """What one rank in each of the folders printed; rank 0 reads the deck from the first."""
+    (folders[0] / "in.deck").write_text(deck)
+    command = [str(BIN / "mpiexec")]
+    for folder in folders:
+        command += ["-n", "1", "-wdir", str(folder), str(BIN / "lmp"), "-in", "in.deck", "-nocite", ":"]
+    run = subprocess.run(command[:-1], env=environment_of(), capture_output=True, text=True, check=False, timeout=120)
+    return " ".join((run.stdout + run.stderr).split())
+
+
+def two_folders(folder: Path) -> list[Path]:
+    """The folder and one with another model under the same name."""
+    other = folder / "other"
+    other.mkdir()
+    write_program(Failing("nothing", 0), other / "model.pt", ATOMS, provenance="another")
+    return [folder, other]
+
+
+MESSAGE = "all ranks must read the same model file, but 'model.pt' has sha256"
+
+
+def test_ranks_with_different_files(folder: Path) -> None:
+    """As on computers with a folder of their own each: refused by pair_coeff."""
+    text = run_in(two_folders(folder), START + COEFF + "run 0\n")
+    assert MESSAGE in text
+    assert "on rank 1; copy one file to all computers" in text
+    assert "Loop time" not in text
