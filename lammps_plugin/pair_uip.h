@@ -63,6 +63,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
     std::unique_ptr<Model> model;
     std::string problem;
   };
+  std::string restore_model();
   void load(const std::string &path, const std::vector<std::string> &elements);
   ReadModel read_model(const std::string &path);
   std::string different_file(const std::string &path, const Model &model) const;
@@ -70,7 +71,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   int choose_gpu() const;
   void check_model(const Model &model) const;
   std::vector<int64_t> numbers_of(const Metadata &metadata, const std::vector<std::string> &elements) const;
-  void announce() const;
+  void announce(const std::string &path) const;
   double energy_unit() const;
   void check_charge_and_spin() const;
   void check_masses() const;
@@ -105,9 +106,9 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::unique_ptr<Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
   Settings settings_;
-  std::string path_, restart_problem_;
-  std::vector<std::string> elements_;    // of pair_coeff, by type
-  std::vector<int64_t> number_of_type_;  // atomic numbers; 0 = NULL
+  std::string path_, hash_, restart_problem_;  // path and sha256 of the model file, as restart files keep them
+  std::vector<std::string> elements_;          // of pair_coeff, by type
+  std::vector<int64_t> number_of_type_;        // atomic numbers; 0 = NULL
   bool plan_is_ready_ = false, warned_of_heat_flux_ = false;
   double energy_unit_ = 1.0;     // 1 eV in LAMMPS' unit
   std::vector<Origin> origins_;  // of all atoms, while a plan is made

@@ -9,6 +9,7 @@
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "pair_uip.h"
 #include "schema.h"
@@ -26,6 +27,13 @@ std::string join(const std::vector<std::string> &items) {
   std::string text;
   for (const auto &item : items) text += (text.empty() ? "" : " ") + item;
   return text;
+}
+
+/// Valid in other folders too. What cannot be resolved, for example in a folder that was deleted, stays.
+std::string absolute(const std::string &path) {
+  std::error_code ignored;
+  const auto result = std::filesystem::absolute(path, ignored).lexically_normal();
+  return ignored ? path : result.string();
 }
 
 std::string known_elements(const Metadata &metadata) {
@@ -79,13 +87,14 @@ void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
   model_ = std::move(model);
   number_of_type_ = std::move(numbers);
   elements_ = elements;
-  path_ = path;
+  path_ = absolute(path);
+  hash_ = model_->metadata().hash;
   plan_is_ready_ = warned_of_heat_flux_ = false;
   allocate();
   for (int i = 1; i <= atom->ntypes; ++i) {
     for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = number_of_type_[i] != 0 && number_of_type_[j] != 0;
   }
-  if (comm->me == 0) announce();
+  if (comm->me == 0) announce(path);
 }
 
 /// The GPU of this rank, counted on its computer; -1 = none.
@@ -148,9 +157,9 @@ std::vector<int64_t> PairUIP::numbers_of(const Metadata &metadata, const std::ve
   return numbers;
 }
 
-void PairUIP::announce() const {
+void PairUIP::announce(const std::string &path) const {
   const auto &m = model_->metadata();
-  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path_, m.precision, m.device,
+  utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path, m.precision, m.device,
                  m.cutoff, join(elements_));
   if (has(m.inputs, schema::charge)) {
     utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", settings_.charge_and_spin.charge,

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "pair_uip.h"
 #include "schema.h"
@@ -102,7 +103,7 @@ std::string PairUIP::settings_text() const {
 
 void PairUIP::write_restart(FILE *file) {
   write_restart_settings(file);
-  for (const auto &text : {path_, model_->metadata().hash, utils::join_words(elements_, " ")}) write_text(file, text);
+  for (const auto &text : {path_, hash_, utils::join_words(elements_, " ")}) write_text(file, text);
 }
 
 void PairUIP::write_restart_settings(FILE *file) { write_text(file, settings_text()); }
@@ -116,19 +117,38 @@ void PairUIP::read_restart(FILE *file) {
   read_restart_settings(file);
   std::array<std::string, 3> texts;
   for (auto &text : texts) text = ranks_.text_of_rank_0(comm->me == 0 ? read_text(file, error) : "");
-  const auto &[path, hash, elements] = texts;
-  auto [model, problem] = read_model(path);
-  if (problem.empty() && model->metadata().hash != hash) {
-    problem = fmt::format("'{}' has sha256 {}", path, model->metadata().hash);
-  }
-  if (problem.empty()) return use_model(std::move(model), path, utils::split_words(elements));
-  restart_problem_ = fmt::format(
-      "the run must continue with the model file that wrote the restart file, '{}' with sha256 "
-      "{}, but {}; restore it, or give a new pair_coeff after read_restart",
-      path, hash, problem);
+  path_ = texts[0];
+  hash_ = texts[1];
+  elements_ = utils::split_words(texts[2]);
+  restart_problem_ = path_.empty() ? "the restart file was written before a pair_coeff command; give one after "
+                                     "read_restart"
+                                   : restore_model();
+  if (restart_problem_.empty()) return;
   allocate();
   // LAMMPS then calls init_style, which reports the problem
   for (int i = 1; i <= atom->ntypes; ++i) std::fill_n(setflag[i], atom->ntypes + 1, 1);
+}
+
+/// Uses the file that wrote the restart file, from its folder or from the current one; returns why it cannot, or "".
+/// Collective.
+std::string PairUIP::restore_model() {
+  std::string first_problem;
+  const auto elements = elements_;
+  for (const auto &path : {path_, std::filesystem::path(path_).filename().string()}) {
+    auto [model, problem] = read_model(path);
+    if (problem.empty() && model->metadata().hash != hash_) {
+      problem = fmt::format("'{}' has sha256 {}", path, model->metadata().hash);
+    }
+    if (problem.empty()) {
+      use_model(std::move(model), path, elements);
+      return "";
+    }
+    if (first_problem.empty()) first_problem = problem;
+  }
+  return fmt::format(
+      "the run must continue with the model file that wrote the restart file, '{}' with sha256 {}, but {}; restore it "
+      "there or in the current folder, or give a new pair_coeff after read_restart",
+      path_, hash_, first_problem);
 }
 
 }  // namespace uip::lammps

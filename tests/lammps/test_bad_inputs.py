@@ -276,9 +276,9 @@ def test_restart_with_another_model(folder: Path) -> None:
     again = "read_restart begin\n"
     shutil.copy(exported("chgnet-0.3.0", ".pt"), file)
     text = message_of(folder, again + "run 0\n")
-    assert "the model file that wrote the restart file, 'model.pt' with sha256" in text
+    assert f"the model file that wrote the restart file, '{file}' with sha256" in text
     file.unlink()
-    assert "no such file; restore it, or give a new pair_coeff after read_restart" in message_of(
+    assert "no such file; restore it there or in the current folder, or give a new pair_coeff" in message_of(
         folder, again + "run 0\n"
     )
     helped = again + GOOD_COEFF.replace("{file}", str(exported("random", ".pt"))) + "run 0\n"

@@ -49,3 +49,46 @@ def test_ranks_with_different_files(folder: Path) -> None:
     assert MESSAGE in text
     assert "on rank 1; copy one file to all computers" in text
     assert "Loop time" not in text
+
+
+def test_ranks_with_different_files_at_a_restart(folder: Path) -> None:
+    """The file of the restart file is gone: its name in the current folders is another file on another rank."""
+    home = folder / "home"
+    home.mkdir()
+    (folder / "model.pt").rename(home / "model.pt")
+    deck = START + "pair_coeff * * home/model.pt Ni O\nrun 0\nwrite_restart begin\n"
+    assert run_lammps(folder, deck, 1).code == 0
+    (home / "model.pt").rename(folder / "model.pt")
+    text = run_in(two_folders(folder), "read_restart begin\nrun 0\n")
+    assert "home/model.pt: no such file" in text
+    assert "Loop time" not in text
+    assert "Loop time" in run_in([folder], "read_restart begin\nrun 0\n")
+
+
+def test_a_restart_from_another_folder(folder: Path) -> None:
+    """Relative paths of pair_coeff belong to the folder of the run that wrote the restart file."""
+    assert run_lammps(folder, START + COEFF + "run 0\nshell mkdir sub\nwrite_restart sub/begin\n", 2).code == 0
+    run = run_lammps(folder / "sub", "read_restart begin\nrun 0\n", 2)
+    assert run.code == 0, run.text
+
+
+def test_a_restart_without_a_model(folder: Path) -> None:
+    """`write_restart ... noinit` before pair_coeff."""
+    run = run_lammps(folder, START + "write_restart begin noinit\n", 2)
+    assert run.code == 0, run.text
+    run = run_lammps(folder, "read_restart begin\nrun 0\n", 2)
+    assert run.code != 0
+    assert "the restart file was written before a pair_coeff command; give one after read_restart" in " ".join(
+        run.text.split()
+    )
+    run = run_lammps(folder, "read_restart begin\n" + COEFF + "run 0\n", 2)
+    assert run.code == 0, run.text
+
+
+def test_a_lost_model_is_named_in_the_next_restart_file_too(folder: Path) -> None:
+    assert run_lammps(folder, START + COEFF + "run 0\nwrite_restart begin\n", 1).code == 0
+    (folder / "model.pt").rename(folder / "lost.pt")
+    assert run_lammps(folder, "read_restart begin\nwrite_restart again noinit\n", 1).code == 0
+    (folder / "lost.pt").rename(folder / "model.pt")
+    run = run_lammps(folder, "read_restart again\nrun 0\n", 1)
+    assert run.code == 0, run.text
