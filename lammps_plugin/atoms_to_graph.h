@@ -85,8 +85,13 @@ class AtomsToGraph {
   Box strained_box(const at::Tensor &positions, const double *const *engine_positions, const Box &box) const;
   /// Throws std::runtime_error for positions that are not finite. Local.
   void check_positions(const at::Tensor &positions) const;
-  /// Finds the edges of this step. Local. Throws std::runtime_error for positions that are invalid.
+  /// Finds the edges of this step. Local. Throws std::runtime_error for pairs that one side lacks.
   void find_edges(const at::Tensor &positions, const Box &box);
+  /// Whether atoms of this step are too close for any model, and a message about the first pair; "" if none.
+  bool has_overlap() const { return !overlaps_.empty(); }
+  std::string overlap_text() const;
+  /// node_energy and edge_grad of a repulsion of overlapping atoms, in place of those of a model. Local.
+  std::map<std::string, at::Tensor> repulsion() const;
   /// The program's inputs by schema name, after `find_edges` has succeeded on all ranks. Collective.
   std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box, const ChargeAndSpin &state);
 
@@ -128,6 +133,7 @@ class AtomsToGraph {
 
   void select_edges(const double *positions, const Box &box);
   void check_pair(size_t candidate, double distance) const;
+  std::string pair_text(int64_t centre, int64_t neighbor, double distance) const;
   void find_short_bonds();
   void find_soft_bonds();
   void add_bond(size_t candidate);
@@ -159,6 +165,7 @@ class AtomsToGraph {
   // this step
   std::vector<int64_t> edge_number_, bond_number_;  // of each candidate; -1 = none
   std::vector<int64_t> edge_centre_, edge_neighbor_, bond_index_, first_bond_, second_bond_;
+  std::vector<int64_t> overlaps_;  // edges between atoms that are too close
   std::vector<double> edge_vec_, edge_distance_;
   PaddedRows nearest_edges_;
 };

@@ -14,6 +14,7 @@ namespace uip::lammps {
 namespace {
 
 constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
+constexpr double REPULSION = 1e8;     // eV, far above energies of models
 
 at::Tensor cell_of(const Box &box) {
   const auto &[a, b, c] = box.cell;
@@ -98,7 +99,7 @@ void AtomsToGraph::check_positions(const at::Tensor &positions) const {
 }
 
 void AtomsToGraph::select_edges(const double *positions, const Box &box) {
-  for (auto *list : {&edge_centre_, &edge_neighbor_, &bond_index_}) list->clear();
+  for (auto *list : {&edge_centre_, &edge_neighbor_, &bond_index_, &overlaps_}) list->clear();
   for (auto *list : {&edge_vec_, &edge_distance_}) list->clear();
   edge_number_.assign(candidates_.size(), -1);
   bond_number_.assign(candidates_.size(), -1);
@@ -108,6 +109,7 @@ void AtomsToGraph::select_edges(const double *positions, const Box &box) {
     const double distance = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
     if (distance >= metadata_.cutoff) continue;
     check_pair(e, distance);
+    if (distance < MIN_DISTANCE) overlaps_.push_back(num_edges());
     edge_number_[e] = num_edges();
     edge_centre_.push_back(centre);
     edge_neighbor_.push_back(neighbor);
@@ -117,17 +119,40 @@ void AtomsToGraph::select_edges(const double *positions, const Box &box) {
 }
 
 void AtomsToGraph::check_pair(size_t candidate, double distance) const {
-  if (distance >= MIN_DISTANCE && partner_[candidate] != MISSING) return;
+  if (partner_[candidate] != MISSING) return;
   const auto &[centre, neighbor, image] = candidates_[candidate];
-  const std::string pair = "atoms " + std::to_string(id_of_row(centre)) + " and " +
-                           std::to_string(id_of_row(neighbor)) + " are " + text_of(distance) + " A apart";
-  if (distance < MIN_DISTANCE) {
-    throw std::runtime_error("atoms must be at least " + text_of(MIN_DISTANCE) + " A apart, but " + pair +
-                             "; remove duplicates, or minimise with another pair style first");
-  }
-  throw std::runtime_error("both atoms of a pair must have it in their neighbour list, but " + pair +
+  throw std::runtime_error("both atoms of a pair must have it in their neighbour list, but " +
+                           pair_text(centre, neighbor, distance) +
                            " and one of them has not; use a larger communication cutoff (comm_modify cutoff), a "
                            "larger skin, and no 'neigh_modify check no'");
+}
+
+std::string AtomsToGraph::pair_text(int64_t centre, int64_t neighbor, double distance) const {
+  return "atoms " + std::to_string(id_of_row(centre)) + " and " + std::to_string(id_of_row(neighbor)) + " are " +
+         text_of(distance) + " A apart";
+}
+
+std::string AtomsToGraph::overlap_text() const {
+  if (overlaps_.empty()) return "";
+  const int64_t edge = overlaps_[0];
+  return "atoms must be at least " + text_of(MIN_DISTANCE) + " A apart, but " +
+         pair_text(edge_centre_[edge], edge_neighbor_[edge], edge_distance_[edge]) +
+         "; remove duplicates, or minimise with another pair style first";
+}
+
+/// E = e (2 - r / r_min) for each pair, half of it for each direction.
+std::map<std::string, at::Tensor> AtomsToGraph::repulsion() const {
+  auto node_energy = at::zeros({num_owned()}, at::kDouble), edge_grad = at::zeros({num_edges(), 3}, at::kDouble);
+  double *energies = node_energy.mutable_data_ptr<double>(), *gradients = edge_grad.mutable_data_ptr<double>();
+  for (const int64_t edge : overlaps_) {
+    const double distance = edge_distance_[edge];
+    energies[edge_centre_[edge]] += 0.5 * REPULSION * (2.0 - distance / MIN_DISTANCE);
+    if (distance == 0.0) continue;  // no direction
+    for (int k = 0; k < 3; ++k) {
+      gradients[3 * edge + k] = -0.5 * REPULSION / MIN_DISTANCE * edge_vec(edge)[k] / distance;
+    }
+  }
+  return {{schema::node_energy, node_energy}, {schema::edge_grad, edge_grad}};
 }
 
 void AtomsToGraph::add_bond(size_t candidate) {

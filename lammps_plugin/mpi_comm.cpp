@@ -109,20 +109,21 @@ at::Tensor MpiComm::exchange(const at::Tensor &rows, const Route &route) {
   return received.to(rows.device());
 }
 
-std::string MpiComm::first_text(const std::string &mine) const { return agree(mine, false).text; }
+std::string MpiComm::first_text(const std::string &mine) const { return agree(mine, {}).text; }
 
-MpiComm::Agreement MpiComm::agree(const std::string &mine, bool flag) const {
-  const std::array<int, 2> sent = {mine.empty() ? num_ranks_ : rank_, flag ? 0 : 1};
-  std::array<int, 2> least = {};
-  MPI_Allreduce(sent.data(), least.data(), 2, MPI_INT, MPI_MIN, comm_);
-  const auto &[first, no_flag] = least;
-  if (first == num_ranks_) return {"", no_flag == 0};
+MpiComm::Agreement MpiComm::agree(const std::string &mine, const Flags &flags) const {
+  const std::array<int, 3> sent = {mine.empty() ? num_ranks_ : rank_, flags.strained ? 0 : 1, flags.overlap ? 0 : 1};
+  std::array<int, 3> least = {};
+  MPI_Allreduce(sent.data(), least.data(), 3, MPI_INT, MPI_MIN, comm_);
+  const int first = least[0];
+  const Flags any = {least[1] == 0, least[2] == 0};
+  if (first == num_ranks_) return {"", any};
   int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
   MPI_Bcast(&length, 1, MPI_INT, first, comm_);
   std::string text = mine;
   text.resize(length);
   MPI_Bcast(text.data(), length, MPI_CHAR, first, comm_);
-  return {text, no_flag == 0};
+  return {text, any};
 }
 
 std::vector<double> MpiComm::sum(const std::vector<double> &mine) const {

@@ -45,12 +45,15 @@ class MpiComm final : public Comm {
   at::Tensor exchange(const at::Tensor &rows, const Route &route);
   /// The text of the first rank that has one, on all ranks; "" if none has. Collective.
   std::string first_text(const std::string &mine) const;
-  /// Whether `mine` holds on any rank, and the text as of `first_text`. Collective.
+  /// Which flags are set on any rank, and the text as of `first_text`. Collective.
+  struct Flags {
+    bool strained = false, overlap = false;
+  };
   struct Agreement {
     std::string text;
-    bool any;
+    Flags any;
   };
-  Agreement agree(const std::string &text, bool mine) const;
+  Agreement agree(const std::string &text, const Flags &flags) const;
   /// Sums over ranks, the same bits on all. Collective.
   std::vector<double> sum(const std::vector<double> &mine) const;
   /// The text of rank 0, on all ranks. Collective.

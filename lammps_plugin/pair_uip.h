@@ -80,7 +80,12 @@ class PairUIP final : public LAMMPS_NS::Pair {
   int absent_bits() const;
 
   void rebuild();
-  Box find_edges(const at::Tensor &positions);
+  struct Step {
+    Box box;       // of the edges' vectors
+    bool overlap;  // on any rank
+  };
+  Step find_edges(const at::Tensor &positions);
+  void warn_of_overlap();
   Tensors run(const Tensors &inputs);
   void store(const Tensors &outputs);
   void add_gradients(const Tensors &outputs);
@@ -97,9 +102,9 @@ class PairUIP final : public LAMMPS_NS::Pair {
   template <typename Work>
   auto abort_on_error(Work work);
   /// Calls `work`, which sends no messages; an exception on any rank ends the run on all (error->all). Collective.
-  /// Returns whether the work returned true on any rank.
+  /// Returns which of the flags that the work returned are set on any rank.
   template <typename Work>
-  bool agree_on_errors(Work work);
+  MpiComm::Flags agree_on_errors(Work work);
   std::string report(const std::exception &cause) const;
 
   MpiComm ranks_;
@@ -109,7 +114,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::string path_, hash_, restart_problem_;  // path and sha256 of the model file, as restart files keep them
   std::vector<std::string> elements_;          // of pair_coeff, by type
   std::vector<int64_t> number_of_type_;        // atomic numbers; 0 = NULL
-  bool plan_is_ready_ = false, warned_of_heat_flux_ = false;
+  bool plan_is_ready_ = false, warned_of_heat_flux_ = false, warned_of_overlap_ = false;
   double energy_unit_ = 1.0;     // 1 eV in LAMMPS' unit
   std::vector<Origin> origins_;  // of all atoms, while a plan is made
   std::vector<double> magmoms_;

@@ -89,15 +89,15 @@ auto PairUIP::abort_on_error(Work work) {
 }
 
 template <typename Work>
-bool PairUIP::agree_on_errors(Work work) {
+MpiComm::Flags PairUIP::agree_on_errors(Work work) {
   std::string problem;
-  bool result = false;
+  MpiComm::Flags flags;
   try {
-    result = work();
+    flags = work();
   } catch (const std::exception &cause) {
     problem = report(cause);
   }
-  const auto agreement = ranks_.agree(problem, result);
+  const auto agreement = ranks_.agree(problem, flags);
   if (!agreement.text.empty()) error->all(FLERR, agreement.text);
   return agreement.any;
 }
@@ -109,29 +109,51 @@ void PairUIP::compute(int eflag, int vflag) {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
     return graph_->gather_positions(atom->x);
   });
-  const Box box = find_edges(positions);
-  const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, settings_.charge_and_spin); });
-  const auto outputs = abort_on_error([&] { return run(inputs); });
-  abort_on_error([&] { store(outputs); });
+  const auto [box, overlap] = find_edges(positions);
+  if (overlap) {
+    warn_of_overlap();
+    std::fill(magmoms_.begin(), magmoms_.end(), 0.0);
+    abort_on_error([&] { store(graph_->repulsion()); });
+  } else {
+    const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, settings_.charge_and_spin); });
+    const auto outputs = abort_on_error([&] { return run(inputs); });
+    abort_on_error([&] { store(outputs); });
+  }
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
   pvector[MESSAGES_SENT] = static_cast<double>(ranks_.messages_sent() - messages_before);
 }
 
-/// Returns the box of the edges' vectors. Collective.
-Box PairUIP::find_edges(const at::Tensor &positions) {
+/// Overlapping atoms end the run at its setup, where the structure is the user's; later they come from trial moves.
+/// Collective.
+PairUIP::Step PairUIP::find_edges(const at::Tensor &positions) {
   Box box = box_of(*domain);
-  const auto find = [&] {
+  const auto find = [&]() -> MpiComm::Flags {
     graph_->check_positions(positions);
-    if (!graph_->ghosts_match(positions, atom->x, box)) return true;
+    if (!graph_->ghosts_match(positions, atom->x, box)) return {.strained = true};
     graph_->find_edges(positions, box);
-    return false;
+    if (update->setupflag && graph_->has_overlap()) throw std::runtime_error(graph_->overlap_text());
+    return {.overlap = graph_->has_overlap()};
   };
-  if (!agree_on_errors(find)) return box;
+  auto flags = agree_on_errors(find);
+  if (!flags.strained) return {box, flags.overlap};
   box = graph_->strained_box(positions, atom->x, box);
-  if (!agree_on_errors(find)) return box;
+  flags = agree_on_errors(find);
+  if (!flags.strained) return {box, flags.overlap};
   error->all(FLERR,
              "pair uip: ghost atoms must be periodic images of their owners, or strained homogeneously with them, but "
              "some were moved alone; leave out the fix or compute that moves ghosts");
+}
+
+/// Once. Collective.
+void PairUIP::warn_of_overlap() {
+  if (warned_of_overlap_) return;
+  warned_of_overlap_ = true;
+  const auto text = ranks_.first_text(graph_->overlap_text());
+  if (comm->me != 0) return;
+  error->warning(FLERR,
+                 "pair uip at step {}: {}. In such steps the model is replaced by a repulsion of more than 1e8 eV, "
+                 "which Monte Carlo moves and line searches reject",
+                 update->ntimestep, text);
 }
 
 void PairUIP::rebuild() {

@@ -1,0 +1,85 @@
+"""Atoms less than 0.1 A apart after the setup of a run: a finite repulsion, so that trial moves are rejected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from lammps_run import run_lammps, write_data
+from programs import Triple, write_program
+from torch import Tensor, nn
+
+START = """
+units metal
+read_data data.atoms
+mass 1 58.69
+mass 2 15.999
+pair_style uip
+pair_coeff * * {file} Ni O
+"""
+WARNING = "In such steps the model is replaced by a repulsion of more than 1e8 eV"
+
+
+class Inverse(nn.Module):
+    """1 eV A / r for each pair, and -2 eV for each atom: not finite at distance 0."""
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        inverse = edge_vec.square().sum(1).rsqrt()
+        energy = torch.full((graph_index.shape[0],), -2.0, dtype=torch.float64)
+        energy = energy.index_add(0, edge_index[0], 0.5 * inverse)
+        return energy, -0.5 * edge_vec * (inverse**3).unsqueeze(1), torch.zeros_like(energy)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_program(Inverse(), tmp_path / "program.pt", bulk("NiO", "rocksalt", a=4.17, cubic=True))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_two_atoms_that_meet(num_ranks: int, file: Path) -> None:
+    """Energy and slope of the repulsion; the atoms meet at a border between ranks."""
+    atoms = Atoms("NiO", [[5.0, 6.0, 6.0], [7.02, 6.0, 6.0]], cell=[14.0, 12.0, 12.0])
+    write_data(atoms, file.parent / "data.atoms", ["Ni", "O"])
+    deck = START.format(file=file) + "processors * 1 1\nneigh_modify delay 100 every 100 check no\n"
+    deck += "group first id 1\nfix move first move linear 19.6 0 0\ntimestep 0.1\nrun 1\n"
+    deck += "print 'STATE $(pe:%.16g) $(fx[1]:%.16g) $(fx[2]:%.16g) $(x[2]-x[1]:%.16g)'\n"
+    run = run_lammps(file.parent, deck, num_ranks)
+    assert run.code == 0, run.text[-3000:]
+    line = next(line for line in run.text.splitlines() if line.startswith("STATE"))
+    energy, force_1, force_2, distance = map(float, line.split()[1:])
+    assert distance == pytest.approx(0.06, abs=1e-9)
+    assert energy == pytest.approx(1e8 * (2 - distance / 0.1), rel=1e-12)
+    assert -force_1 == force_2 == pytest.approx(1e9, rel=1e-12)
+    text = " ".join(run.text.split())
+    assert text.count(WARNING) == 1
+    assert "atoms must be at least 0.1 A apart, but atoms" in text
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_insertions_on_top_of_an_atom(num_ranks: int, file: Path) -> None:
+    """Three of ten trial insertions of `fix gcmc` are closer than 0.1 A to an atom: all are rejected."""
+    write_data(bulk("NiO", "rocksalt", a=4.17, cubic=True), file.parent / "data.atoms", ["Ni", "O"])
+    deck = START.format(file=file) + "region spot sphere 0 0 0 0.15\n"
+    deck += "fix mc all gcmc 1 20 0 1 7 300 -20 0.1 full_energy region spot\nrun 2\n"
+    deck += "print 'END $(atoms) $(f_mc[3]) $(f_mc[4]) $(pe)'\n"
+    run = run_lammps(file.parent, deck, num_ranks)
+    assert run.code == 0, run.text[-3000:]
+    end = next(line.split()[1:] for line in run.text.splitlines() if line.startswith("END"))
+    num_atoms, attempts, insertions, energy = map(float, end)
+    assert attempts > 10
+    assert (num_atoms, insertions) == (8, 0)
+    assert energy < 1e3
+    assert " ".join(run.text.split()).count(WARNING) == 1
