@@ -59,13 +59,14 @@ MpiComm::MpiComm(MPI_Comm world) {
 
 MpiComm::~MpiComm() { MPI_Comm_free(&comm_); }
 
-int MpiComm::rank_on_node() const {
+NodePlace MpiComm::place_on_node() const {
   MPI_Comm node = MPI_COMM_NULL;
   MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
-  int number = 0;
-  MPI_Comm_rank(node, &number);
+  NodePlace place;
+  MPI_Comm_rank(node, &place.rank);
+  MPI_Comm_size(node, &place.num_ranks);
   MPI_Comm_free(&node);
-  return number;
+  return place;
 }
 
 Route MpiComm::route(const std::vector<int> &send) const {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "comm.h"
+#include "devices.h"
 
 namespace uip::lammps {
 
@@ -33,8 +34,8 @@ class MpiComm final : public Comm {
 
   int rank() const { return rank_; }
   int num_ranks() const { return num_ranks_; }
-  /// This rank's number among those of its computer. Collective.
-  int rank_on_node() const;
+  /// This rank among those of its computer. Collective.
+  NodePlace place_on_node() const;
   /// Bytes and messages with rows that this rank has sent to others so far; gathering counts as one to each.
   int64_t bytes_sent() const { return bytes_sent_; }
   int64_t messages_sent() const { return messages_sent_; }

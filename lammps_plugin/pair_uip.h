@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "atoms_to_graph.h"
+#include "devices.h"
 #include "model.h"
 #include "mpi_comm.h"
 
@@ -68,7 +69,9 @@ class PairUIP final : public LAMMPS_NS::Pair {
   ReadModel read_model(const std::string &path);
   std::string different_file(const std::string &path, const Model &model) const;
   void use_model(std::unique_ptr<Model> model, const std::string &path, const std::vector<std::string> &elements);
-  int choose_gpu() const;
+  int find_gpu() const;
+  NodePlace place_on_node() const;
+  void warn_of_shared_gpus() const;
   void check_model(const Model &model) const;
   std::vector<int64_t> numbers_of(const Metadata &metadata, const std::vector<std::string> &elements) const;
   void announce(const std::string &path) const;

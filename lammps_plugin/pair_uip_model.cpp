@@ -5,12 +5,15 @@
 #include <lammps/comm.h>
 #include <lammps/error.h>
 #include <lammps/fmt/format.h>
+#include <lammps/universe.h>
 #include <lammps/utils.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 
+#include "devices.h"
 #include "pair_uip.h"
 #include "schema.h"
 
@@ -53,7 +56,7 @@ void PairUIP::load(const std::string &path, const std::vector<std::string> &elem
 
 /// The model, or the error of the first rank that has one. Collective.
 PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
-  const int gpu = choose_gpu();
+  const int gpu = find_gpu();
   ReadModel result;
   try {
     result.model = Model::load(path, gpu);
@@ -81,7 +84,7 @@ void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
                         const std::vector<std::string> &elements) {
   check_model(*model);
   auto numbers = numbers_of(model->metadata(), elements);
-  const auto gpu = static_cast<c10::DeviceIndex>(choose_gpu());
+  const auto gpu = static_cast<c10::DeviceIndex>(find_gpu());
   const auto device = model->metadata().device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
   graph_ = std::make_unique<AtomsToGraph>(model->metadata(), numbers, device, ranks_);  // before what it refers to
   model_ = std::move(model);
@@ -94,17 +97,29 @@ void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
   for (int i = 1; i <= atom->ntypes; ++i) {
     for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = number_of_type_[i] != 0 && number_of_type_[j] != 0;
   }
+  if (device.is_cuda()) warn_of_shared_gpus();
   if (comm->me == 0) announce(path);
 }
 
-/// The GPU of this rank, counted on its computer; -1 = none.
-int PairUIP::choose_gpu() const {
+/// The GPU of this rank, counted on its computer; -1 = none. Collective.
+int PairUIP::find_gpu() const {
   const int count = static_cast<int>(torch::cuda::device_count());
-  if (settings_.device == "cuda" && count == 0) {
-    error->all(FLERR, "pair_style uip: 'device cuda' needs a GPU, and this computer shows none; use 'device auto'");
-  }
-  const int number = ranks_.rank_on_node();
-  return settings_.device == "cpu" || count == 0 ? -1 : number % count;
+  const auto problem = ranks_.first_text(missing_gpu(settings_.device, count, ranks_.rank()));
+  if (!problem.empty()) error->all(FLERR, problem);
+  return choose_gpu(settings_.device, count, place_on_node());
+}
+
+/// Collective.
+NodePlace PairUIP::place_on_node() const {
+  const auto place = ranks_.place_on_node();
+  if (!universe->existflag) return place;
+  return place_among_partitions(place_from_launcher(&std::getenv), universe->me, place);
+}
+
+/// Collective.
+void PairUIP::warn_of_shared_gpus() const {
+  const auto text = ranks_.first_text(shared_gpu(static_cast<int>(torch::cuda::device_count()), place_on_node()));
+  if (!text.empty() && comm->me == 0) error->warning(FLERR, "pair uip: " + text);
 }
 
 void PairUIP::check_model(const Model &model) const {

@@ -87,7 +87,7 @@ COMMANDS = {
     "no device": (START + "pair_style uip device\n", "'device' must be auto, cpu or cuda, got ''"),
     "no GPU": (
         START + "pair_style uip device cuda\n" + GOOD_COEFF,
-        "'device cuda' needs a GPU, and this computer shows none; use 'device auto'",
+        "'device cuda' needs a GPU, and the computer of rank 0 shows none; use 'device auto'",
     ),
     "single types": (
         START + GOOD_STYLE + "pair_coeff 1 1 {file} Ni O\n",
