@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The part of AtomsToGraph for each step; atoms_to_graph.cpp makes the plan.
+// AtomsToGraph, each step: edges, bonds, angles and input tensors. For new neighbour lists: atoms_to_graph.cpp.
 #include <ATen/Functions.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 namespace uip::lammps {
 namespace {
 
-constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
+constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/structure.py
 constexpr double REPULSION = 1e8;     // eV, far above energies of models
 
 at::Tensor cell_of(const Box &box) {

@@ -217,8 +217,8 @@ void PairUIP::add_energies(const at::Tensor &node_energy) {
     const double energy = energy_unit_ * energies[row];
     if (!std::isfinite(energy)) {
       throw std::runtime_error(
-          fmt::format("the energy of atom {} is {}; the model has met a structure far from all it "
-                      "was trained on",
+          fmt::format("the energy of atom {} is {}; the structure is far outside the "
+                      "training data",
                       graph_->id_of_row(row), energy));
     }
     if (eflag_global) eng_vdwl += energy;

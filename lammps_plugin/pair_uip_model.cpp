@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// Model files: read and checked on all ranks. The model in use is replaced only when nothing can fail any more, so that
-// a run may continue after a pair_coeff that failed.
+// Model files: read and checked on all ranks. The model in use is replaced only after all checks have passed: after
+// a failed pair_coeff a run can continue with the old model.
 #include <lammps/atom.h>
 #include <lammps/comm.h>
 #include <lammps/error.h>

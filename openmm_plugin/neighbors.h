@@ -16,7 +16,7 @@ namespace uip::openmm {
 using Vector = std::array<double, 3>;
 using Cell = std::array<Vector, 3>;  // rows a, b, c
 
-constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/neighbors.py
+constexpr double MIN_DISTANCE = 0.1;  // A, as in uip/graph/structure.py
 
 /// The index arrays of schema.h, row by row.
 struct Graph {

@@ -1,5 +1,5 @@
-// A UipForce as XML: data alone. The model file is written as base64 with its sha256, or as a path with the sha256;
-// both are compared when it is read.
+// A UipForce as XML. The model file is written as base64 or as a path, with its sha256, which is compared when the XML
+// is read. The model file is executable: load only trusted XML.
 #pragma once
 
 #include <openmm/serialization/SerializationProxy.h>

@@ -1,11 +1,11 @@
-"""Model files: ours are written and read here, published ones read through `uip.models.ancestors`.
+"""Checkpoints: writes and reads those of uip; reads published ones with `uip.importers`.
 
 A checkpoint is one torch file of tensors and plain containers:
 
     format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
-    training (what a run needs to go on; only in checkpoints of runs)
+    training (training state for `--resume`: optimiser, EMA, counters, config; only in last.ckpt)
 
-Writing is atomic: a file is complete or not there.
+Files are replaced atomically.
 """
 
 from __future__ import annotations

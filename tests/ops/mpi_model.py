@@ -1,5 +1,5 @@
-"""Run under mpiexec: a structure divided among ranks (`uip.divided`) gives the numbers of one rank, for every variant
-of AllScAIP and for CHGNet, gathered and around the ring."""
+"""Run under mpiexec: a structure distributed over ranks (`uip.inference.domain`) gives the results of one rank, for
+every variant of AllScAIP and for CHGNet, with gathered keys and with the ring."""
 
 from __future__ import annotations
 

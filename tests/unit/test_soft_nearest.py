@@ -1,4 +1,4 @@
-"""Bonds as the engines choose them (csrc/soft_nearest.cpp) are those of `uip.neighborhood`."""
+"""Bonds as the engines choose them (csrc/soft_nearest.cpp) are those of `uip.graph.nearest`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends when something goes wrong: one line, or a traceback with `uip --debug`."""
+"""Error output of commands: one line, or a traceback with `uip --debug`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 errors = Console(stderr=True)
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
-"""What a wrong input or a missing file raises; other exceptions are mistakes of the program."""
+"""Raised for invalid input and missing files; other exceptions are bugs."""
 
 _debug = False
 

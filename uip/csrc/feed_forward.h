@@ -5,7 +5,7 @@
 
 namespace uip {
 
-/// Learned numbers of the layer: norm (H), first (F, H), its bias (F), second (H, F), its bias (H), scale ().
+/// Parameters of the layer: norm (H), first (F, H), its bias (F), second (H, F), its bias (H), scale ().
 struct FeedForwardWeights {
   at::Tensor norm, first, first_bias, second, second_bias, scale;
 };

@@ -1,5 +1,5 @@
 // Reads the model files that `uip export` writes: .pt2 (AOTInductor) and .pt (TorchScript), with the
-// same inputs, outputs and metadata. Used by the LAMMPS and the OpenMM plugin; knows neither.
+// same inputs, outputs and metadata. Used by the LAMMPS and the OpenMM plugin, and independent of both.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -43,7 +43,7 @@ struct Metadata {
 /// A loaded program. Throws std::runtime_error with a message for users.
 class UIP_EXPORT Model {
  public:
-  /// Reads the file, checks schema and torch version, runs the self-test recorded at export.
+  /// Reads the file, checks checksum, versions of schema and torch, processor and device, and runs the self-tests.
   /// `device_index`: the GPU for a cuda file, ignored for a cpu file.
   static std::unique_ptr<Model> load(const std::string &path, int device_index = -1);
   virtual ~Model() = default;

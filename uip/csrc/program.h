@@ -15,7 +15,7 @@ enum class Kind { compiled, script };
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-/// Inputs and the right answers, recorded at export.
+/// Inputs and reference outputs, recorded at export.
 struct SelfTest {
   Tensors inputs;
   Tensors outputs;

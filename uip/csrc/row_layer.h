@@ -8,7 +8,7 @@
 
 namespace uip {
 
-/// Learned numbers: norm (H), qkv (3 H, H), its bias (3 H), output (H, H), its bias (H), scale ().
+/// Parameters: norm (H), qkv (3 H, H), its bias (3 H), output (H, H), its bias (H), scale ().
 struct RowLayerWeights {
   at::Tensor norm, qkv, qkv_bias, output, output_bias, scale;
 };

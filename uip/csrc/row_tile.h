@@ -2,8 +2,8 @@
 // other.
 //
 // Symbols: n atoms, s bonds, M = n + s tokens (atoms first), W slots of a row, Q queries of a row (W, or 1: the atom's
-// own), h heads, d channels of a head. Tokens are stored without padding and spread over slots for the products of
-// queries and keys alone. Logits and softmax are float32 or float64, other products in the type of the heads. With the
+// own), h heads, d channels of a head. Tokens are stored without padding and padded to slots only for the products
+// of queries and keys. Logits and softmax are float32 or float64, other products in the type of the heads. With the
 // angular encoding, channels c of degree l(c),
 //
 //     q_a . k_b = sum_c P_l(c)(cos angle between bonds a and b) q_ac k_bc

@@ -1,7 +1,7 @@
 """Selects the edges that are bonds, for models with soft nearest neighbours (`uip.ops.soft_rank`).
 
-The selection is made in float64, before the model runs; the model receives index tensors. csrc/soft_nearest.cpp is the
-same for LAMMPS and OpenMM.
+The selection is made in float64, before the model runs; the model receives index tensors. `uip/csrc/soft_nearest.cpp`
+implements the same selection for LAMMPS and OpenMM.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One structure over several ranks, from Python: `mpiexec -n 4 uip predict big.xyz`.
 
 Every rank reads the structure and builds its graph; the model, which is nearly all of the work and of the memory, sees
-only the atoms that the rank owns. Communication: `uip.parallel.MPICommunicator`.
+only the atoms that the rank owns. Communication: `uip.parallel.mpi.MPICommunicator`.
 """
 
 from __future__ import annotations

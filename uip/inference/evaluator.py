@@ -1,7 +1,6 @@
-"""Many structures through one potential, in batches of similar cost.
+"""Evaluates many structures with one potential, in batches of similar cost.
 
-`Evaluator` is the one face of everything that can be evaluated: a model in this process, or a program
-written by `uip export`.
+`Evaluator` is the common interface of eager models and exported programs.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def check_finite(outputs: Outputs, name: str) -> Outputs:
     if not bool(torch.isfinite(outputs.energy).all() and torch.isfinite(outputs.forces).all()):
         raise FloatingPointError(
             f"'{name}' gave an energy or force that is not a finite number; "
-            "the structure is far from anything the model knows, look for atoms that are too close"
+            "the structure is far outside the training data, look for atoms that are too close"
         )
     return outputs
 

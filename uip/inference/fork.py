@@ -1,4 +1,4 @@
-"""Evaluation in a process made by fork: OpenMP's threads stay behind in the parent, and work for them never ends."""
+"""Evaluation in forked processes: OpenMP threads do not exist in the child, where a parallel region would hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights answer: the checksum of a potential, for records of where numbers come from."""
+"""Provenance of results: the sha256 of a potential."""
 
 from __future__ import annotations
 

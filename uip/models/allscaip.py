@@ -2,7 +2,7 @@
 
 Letters: N atoms, S bonds (edges to soft nearest neighbours, `uip.ops.soft_rank`), T = N + S tokens, K largest
 number of bonds of an atom, H channels. Every atom i has a row of tokens: its own, v_i, and t_ij for each bond. Per
-block, where each attention and FFN reads normalised tokens and its result is multiplied by a learned number,
+block, where each attention and FFN reads normalised tokens and its result is multiplied by a learned scalar,
 
     row i: tokens attend to each other, logits + ln w_ij                 source neighbourhood
     row j: the tokens t_ij of all i attend to each other likewise        destination neighbourhood

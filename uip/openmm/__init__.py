@@ -2,8 +2,8 @@
 
     system.addForce(create_force("model.pt2", atomic_numbers, periodic=True))
 
-runs a file written by `uip export` in C++ (openmm_plugin/), on every platform of OpenMM, serialised as data.
-`load_plugin` alone is what a process needs that reads a System from XML. docs/openmm.md has the whole story.
+runs an exported file in C++ (openmm_plugin/), on all platforms of OpenMM. By default the XML of a System contains the
+model file, which is executable: load only trusted XML. Call `load_plugin` before reading XML. See docs/openmm.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The native force: making one, finding it again in a Context, and reading what the model says beside forces."""
+"""The native force: creates it, finds it in a Context, and reads outputs of the model other than forces."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Loads libuipopenmm.so, and calls the few functions of its C interface (openmm_plugin/bindings.cpp).
 
-OpenMM's Python objects know their C++ address (`this`); no binding generator stands between.
+OpenMM's Python objects have the address of their C++ object (`this`), so ctypes suffices and no bindings are generated.
 """
 
 from __future__ import annotations

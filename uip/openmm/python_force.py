@@ -1,5 +1,5 @@
-"""The same potential as OpenMM's PythonForce: for machines where the compiled plugin does not fit, and for models
-that are not exported. Slower, and its XML is a pickle: read it from people you trust.
+"""The same potential as OpenMM's PythonForce: for OpenMM versions for which the plugin is not compiled, and
+for models that are not exported. It is slower, and its XML contains a pickle: load only XML that you trust.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def create_python_force(
         device, dtype: as for `uip.Calculator`.
 
     Raises:
-        ValueError, FileNotFoundError: see `uip.predict.load_evaluator`.
+        ValueError, FileNotFoundError: see `uip.inference.evaluator.load_evaluator`.
     """
     potential = PythonPotential(
         model, atomic_numbers, periodic=periodic, charge=charge, spin=spin, device=device, dtype=dtype, skin=skin

@@ -4,7 +4,7 @@
     reverse_edges  row of (i -> j) becomes the row of (j -> i)  adjoint: itself
     all_gather     rows of all ranks in rank order              adjoint: reduce-scatter
 
-and `attend`, attention over the atoms of all ranks, which does its own communication. Models never ask for their rank.
+and `attend`, attention over the atoms of all ranks, which does its own communication. Models do not use their rank.
 In a serial run the three are the identity, an index lookup and the identity. During export (`use_ops`) they are the ops
 of libuip (csrc/ops.cpp), which become part of the program; the engine (LAMMPS, OpenMM) implements the communication. In
 a parallel run from Python (`use_communicator`) they are the same ops, with a `Communicator` for the communication.

@@ -1,5 +1,5 @@
-"""Reads the files that `uip.export` writes, with libuip's own reader: the checks, the self-test and the numbers
-are those that LAMMPS and OpenMM meet."""
+"""Reads exported files (`uip.program.writer`) with the reader of libuip, which LAMMPS and OpenMM also use: the checks,
+the self-test and the results are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`uip export --target torchforce`: one TorchScript file for stock openmm-torch, neighbour list and all.
+"""`uip export --target torchforce`: one TorchScript file for stock openmm-torch, including the neighbour list.
 
     forward(positions (N, 3) nm, box (3, 3) nm) -> energy kJ/mol, forces (N, 3) kJ/mol/nm        (periodic)
     forward(positions (N, 3) nm)                -> the same                                      (open)
@@ -7,7 +7,7 @@ Elements are fixed at export. Nothing but torch is needed to load it: neighbours
 operations, exact for any box and any number of images. For OpenMM without openmm-torch, and for speed, use
 the native force (`uip.openmm`).
 
-The functions below are TorchScript: plain tensors, no Python beyond what it knows.
+The functions below are compiled by TorchScript and use only the Python that it supports.
 """
 
 import warnings

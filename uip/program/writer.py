@@ -1,11 +1,11 @@
-"""Writes the files that engines load: a program that gives energies and dE / d edge_vec, without Python.
+"""Exports models for the engines: a program that computes energies and dE / d edge_vec, without Python.
 
-    model.pt2   compiled by AOTInductor        model.pt   TorchScript, for machines without a compiler's output
+    model.pt2   compiled by AOTInductor        model.pt   TorchScript, which needs no C++ compiler
 
 Both come from one trace of the model *and* its gradient, so no engine runs autograd; both read and return
-the same tensors, dynamic in every size (a rank may own nothing), and carry a record at "extra/uip" in
-their zip archive: metadata, and a self-test of inputs and right answers that every reader repeats.
-Read by csrc/record.cpp and `uip.program`.
+the same tensors, dynamic in every size (a rank may own no atoms), and contain a record at "extra/uip" in
+their zip archive: metadata, and self-tests (inputs and reference outputs) that are run at each load.
+Read by csrc/record.cpp and `uip.program.reader`.
 """
 
 from __future__ import annotations

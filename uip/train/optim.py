@@ -1,6 +1,6 @@
 """Optimiser (AdamW), learning-rate schedule (warm-up, cosine), and exponential moving average (EMA) of weights.
 
-rate(step) = learning_rate * step / warmup_steps                                   during warm-up
+rate(step) = learning_rate * (step + 1) / warmup_steps                             during warm-up
            = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards
 """
 
