@@ -16,7 +16,7 @@ from ase.io import write
 from uip.data import dataset as datasets
 from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
 from uip.data.labels import labels_from_atoms
-from uip.data.reference import compositions, energies, fit_reference
+from uip.data.reference_energies import compositions, energies, fit_reference
 from uip.data.sampler import assign_to_ranks, epoch_order, equal_batches, micro_batches
 from uip.data.split import group_split, groups_of, random_split
 from uip.graph.ase_io import structure_from_atoms

@@ -14,7 +14,7 @@ import small
 import systems
 from ase import Atoms
 
-from uip.data import entries
+from uip.data import json_entries as entries
 from uip.data.labels import labels_from_atoms
 from uip.data.read import read_atoms
 from uip.graph.ase_io import structure_from_atoms

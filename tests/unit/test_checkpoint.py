@@ -82,7 +82,7 @@ def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path) -> None:
     torch.save({"model": Harmful(target)}, tmp_path / "bad.ckpt")
     (tmp_path / "bare.ckpt").write_bytes(pickle.dumps({"model": Harmful(target)}, protocol=2))
     for name in ("bad.ckpt", "bare.ckpt"):
-        with pytest.raises(ValueError, match="was refused: loading it could run code"):
+        with pytest.raises(ValueError, match="was refused: loading it could execute code"):
             load_model(tmp_path / name)
     assert not target.exists()
 

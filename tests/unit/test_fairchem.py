@@ -168,7 +168,7 @@ def test_the_task_decides_units_and_references(writer: Writer, tmp_path: Path) -
     path = writer.write(tmp_path / "two.pt", tasks_config=fields["tasks_config"] + other)
     result = run(path, "-o", tmp_path / "two.ckpt")
     assert result.exit_code == 1
-    assert "the checkpoint has the tasks new, omol; say which with --task" in result.stderr
+    assert "the checkpoint has the tasks new, omol; select one with --task" in result.stderr
     assert run(path, "-o", tmp_path / "two.ckpt", "--task", "new").exit_code == 0
     model = load_model(tmp_path / "two.ckpt")
     assert model.elements == (1, 2)
@@ -200,7 +200,7 @@ def test_without_references_all_elements_are_known(writer: Writer, tmp_path: Pat
             {"element_references": {"elements": 3}},
             "'element_references' of a task must be numbers, got {'elements': 3}",
         ),
-        ("energy", {"property": "hessian"}, "the checkpoint has the tasks none; say which"),
+        ("energy", {"property": "hessian"}, "the checkpoint has the tasks none; select one"),
     ],
 )
 def test_tasks_that_cannot_be_meant(
@@ -250,7 +250,7 @@ def test_code_is_never_run(writer: Writer, tmp_path: Path, inside: bool) -> None
         torch.save(Bomb(proof), path)
     result = run(path, "-o", tmp_path / "out.ckpt")
     assert result.exit_code == 1
-    assert "holds Python objects besides tensors and was refused: loading it could run code" in result.stderr
+    assert "contains Python objects other than tensors and was refused: loading it could execute code" in result.stderr
     assert not proof.exists()
     assert not (tmp_path / "out.ckpt").exists()
     torch.load(path, weights_only=False)

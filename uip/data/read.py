@@ -1,4 +1,4 @@
-"""Reads structures and labels: with ase.io, from ASE databases, and from JSON entries (`uip.data.entries`)."""
+"""Reads structures and labels: with ase.io, from ASE databases, and from JSON entries (`uip.data.json_entries`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 from ase.utils import string2index
 
 from uip.config import existing_file
-from uip.data.entries import holds_entries, read_entries
+from uip.data.json_entries import holds_entries, read_entries
 from uip.data.species import ReadError, check_species, names_elements, with_species
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.structure import Structure
@@ -68,7 +68,7 @@ def _split_index(path: Path | str, index: str) -> tuple[Path, str]:
 
 
 def _standard_input() -> io.StringIO:
-    """All of it: ASE wants to move about in a file."""
+    """The whole of standard input: ASE needs a seekable file."""
     return io.StringIO(sys.stdin.read())
 
 
@@ -112,8 +112,8 @@ def _from_ase(path: Path | str, frames: Callable[[], Iterator[ase.Atoms]]) -> It
         raise
     except UnknownFileTypeError as error:
         raise ReadError(
-            f"{path} must be in a format that ASE reads (extxyz, cif, POSCAR, ...): {error}; where its name "
-            "does not tell, give it with --format, for example lammps-data, vasp or extxyz"
+            f"{path} must be in a format that ASE reads (extxyz, cif, POSCAR, ...): {error}; if its name "
+            "is not enough, set it with --format, for example lammps-data, vasp or extxyz"
         ) from error
     except UNREADABLE as error:
         raise ReadError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error

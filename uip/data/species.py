@@ -39,10 +39,10 @@ def names_elements(path: Path, kind: str) -> bool:
 
 
 def check_species(path: Path, kind: str, species: Sequence[str]) -> None:
-    """Whether `species` and the format `kind` of `path` together say which element each atom is.
+    """Check that `species` and the format `kind` of `path` together define the element of each atom.
 
     Raises:
-        ReadError: they do not, or both name elements.
+        ReadError: they do not, or both define elements.
     """
     for symbol in species:
         if symbol not in atomic_numbers:

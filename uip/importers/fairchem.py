@@ -269,7 +269,9 @@ def _chosen_task(tasks: Any, wanted: str | None) -> tuple[str, dict[str, Any], f
         raise ValueError("'tasks_config' of a fairchem checkpoint must be a list of tables; another version wrote it")
     energies = {name: task for task in tasks if task.get("property") == "energy" for name in task.get("datasets", [])}
     if wanted is None and len(energies) != 1:
-        raise ValueError(f"the checkpoint has the tasks {', '.join(sorted(energies)) or 'none'}; say which with --task")
+        raise ValueError(
+            f"the checkpoint has the tasks {', '.join(sorted(energies)) or 'none'}; select one with --task"
+        )
     name = wanted if wanted is not None else next(iter(energies))
     if name not in energies:
         raise ValueError(f"unknown task '{name}'{suggestion(name, energies)}")

@@ -81,7 +81,7 @@ def _refusal(path: Path, reason: str) -> str:
         return f"{path} is a checkpoint of fairchem; run 'uip import fairchem {path} -o NAME.ckpt' and use that file"
     if "unsupported global" in reason.lower():
         return (
-            f"{path} holds Python objects besides tensors and was refused: loading it could run code. "
-            "Save the state dict alone, with torch.save(model.state_dict(), ...)"
+            f"{path} contains Python objects other than tensors and was refused: loading it could execute code. "
+            "Save only the state dict, with torch.save(model.state_dict(), ...)"
         )
     return f"{path} must be a torch checkpoint, but is another kind of file"

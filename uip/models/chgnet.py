@@ -205,7 +205,7 @@ class CHGNet(Potential):
         distance = torch.linalg.vector_norm(edge_vec, dim=1)
         bond_centre = edge_index[0].index_select(0, bond_index)
 
-        # features that depend on geometry alone
+        # features that depend only on the geometry
         radial = self.edge_basis(distance)
         weight = self.edge_weight(radial)
         bond_distance = distance.index_select(0, bond_index)

@@ -87,7 +87,7 @@ def shortest_distances(from_: Tensor, to: Tensor, strain: Tensor | None, cell: T
 
 
 def nearest_images(vectors: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """The lattice vectors that turn vectors (..., 3) A into their shortest periodic images."""
+    """Lattice vectors to add to vectors (..., 3) A to get their shortest periodic images."""
     if not bool(pbc.any()):
         return torch.zeros_like(vectors)
     lattice = cell * pbc.to(cell.dtype).unsqueeze(1)

@@ -105,7 +105,7 @@ def progress_bar() -> Iterator[StepCallback]:
 
 
 def print_once(text: str) -> None:
-    """Text for the user, from the first rank alone."""
+    """Print text for the user, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

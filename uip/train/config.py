@@ -32,7 +32,7 @@ class ModelConfig:
     init_from: str = ""
     """A published name or a checkpoint to fine-tune; empty: random weights."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """Changes to the defaults of CHGNetConfig or AllScAIPConfig, or to `init_from` (there, `readout` alone)."""
+    """Changes to the defaults of CHGNetConfig or AllScAIPConfig; with `init_from`, only `readout` can be changed."""
     trainable: tuple[str, ...] = ("*",)
     """Trainable weights: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
     name: str = ""

@@ -46,8 +46,8 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
-    def wait(self) -> None:
-        """Barrier."""
+    def barrier(self) -> None:
+        """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
 

@@ -135,9 +135,9 @@ def run_epochs(
             if late:
                 report(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
                 break
-        found = validate(config, state, validation, checks, ranks)
-        finish_epoch(config, state, found, ranks, log, whole=state.batch == len(batches))
-        report(f"epoch {epoch + 1}/{run.epochs}: " + format_errors(found))
+        errors = validate(config, state, validation, checks, ranks)
+        finish_epoch(config, state, errors, ranks, log, whole=state.batch == len(batches))
+        report(f"epoch {epoch + 1}/{run.epochs}: " + format_errors(errors))
         if state.batch:
             return
 
@@ -237,20 +237,22 @@ def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ra
     return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
 
 
-def format_errors(found: Line) -> str:
+def format_errors(errors: Line) -> str:
     """Validation errors as text."""
     units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
-    return ", ".join(f"{name} {found[name]:.4g} {unit}" for name, unit in units.items() if found[name] is not None)
+    return ", ".join(f"{name} {errors[name]:.4g} {unit}" for name, unit in units.items() if errors[name] is not None)
 
 
-def finish_epoch(config: TrainConfig, state: State, found: Line, ranks: Ranks, log: Log | None, *, whole: bool) -> None:
+def finish_epoch(
+    config: TrainConfig, state: State, errors: Line, ranks: Ranks, log: Log | None, *, whole: bool
+) -> None:
     """Write the log, best.ckpt if the loss is the lowest so far, and last.ckpt. `whole`: the epoch is complete."""
     folder = Path(config.run.folder)
-    write_log(log, state, found)
-    if ranks.is_first and found["loss"] < state.best:
+    write_log(log, state, errors)
+    if ranks.is_first and errors["loss"] < state.best:
         with ema_weights(state) as model, explain_write_errors(folder, DISK_FULL_ADVICE):
             save_checkpoint(model, folder / "best.ckpt")
-    state.best = min(state.best, found["loss"])
+    state.best = min(state.best, errors["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0
     save_last(config, state, ranks)
@@ -277,4 +279,4 @@ def save_last(config: TrainConfig, state: State, ranks: Ranks) -> None:
     if ranks.is_first:
         with explain_write_errors(Path(config.run.folder), DISK_FULL_ADVICE):
             save_state(state, config, Path(config.run.folder) / "last.ckpt")
-    ranks.wait()
+    ranks.barrier()

@@ -17,7 +17,7 @@ from ase.io import write
 from uip.checkpoint import MODELS, load_model, parse_device
 from uip.config import existing_file, from_dict, suggestion
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.reference import compositions, energies, fit_reference
+from uip.data.reference_energies import compositions, energies, fit_reference
 from uip.data.sampler import VALIDATION_COST, cost_model, micro_batches
 from uip.data.samples import Sample
 from uip.data.split import group_split, groups_of, random_split
@@ -56,7 +56,7 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
             raise ValueError(f"{folder} already contains a run; add --resume to continue it, or choose another folder")
         for rest in folder.glob("*.tmp"):
             rest.unlink()
-    ranks.wait()
+    ranks.barrier()
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Data
             existing_file(path)
             with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
                 open_store(path, settings, cache)
-    ranks.wait()
+    ranks.barrier()
     training = Dataset([open_store(path, settings, cache) for path in data.train])
     validation = Dataset([open_store(path, settings, cache) for path in data.validation])
     if not data.validation:
