@@ -57,6 +57,8 @@ class MpiComm final : public Comm {
   Agreement agree(const std::string &text, const Flags &flags) const;
   /// Sums over ranks, the same bits on all. Collective.
   std::vector<double> sum(const std::vector<double> &mine) const;
+  /// The largest of each number. Collective.
+  std::vector<double> max(const std::vector<double> &mine) const;
   /// The text of rank 0, on all ranks. Collective.
   std::string text_of_rank_0(const std::string &mine) const;
 
@@ -101,7 +103,6 @@ class MpiComm final : public Comm {
   Sending ghosts_;
   std::array<Sending, 2> relations_;
   Attention attention_ = Attention::automatic;
-  std::string dropped_;  // UIP_DEBUG_DROP, which tests use to see what a lost exchange does
 };
 
 }  // namespace uip::lammps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,25 @@ def run(folder: Path, file: Path, atoms: Atoms, num_ranks: int, **words: str) ->
     """The last step, and the sum of the program's magmoms."""
     write_data(atoms, folder / "data.atoms", ["Si"])
     settings = {"boundary": "p p p", "processors": "", "after": "", "steps": "0", **words}
-    drop = {"UIP_DEBUG_DROP": settings.pop("drop")} if "drop" in settings else {}
+    variables = {"LD_PRELOAD": str(dropping(folder, settings.pop("drop")))} if "drop" in settings else {}
     deck = "log log.atoms\n" + DECK.format(
         file=file, output=OUTPUT, dump=DUMP.format(name="atoms", more="f_moments"), **settings
     )
-    ended = run_lammps(folder, deck, num_ranks, variables=drop)
+    ended = run_lammps(folder, deck, num_ranks, variables=variables)
     assert ended.code == 0, ended.text[-3000:]
     moment = next(line.split()[1] for line in ended.text.splitlines() if line.startswith("MOMENT"))
     return read_result(folder, "atoms"), float(moment)
+
+
+def dropping(folder: Path, what: str) -> Path:
+    """A library that makes `pair_style uip` lose the exchanges `what`."""
+    source = folder / "drop.cpp"
+    condition = f'std::strcmp(what, "{what}") == 0'
+    source.write_text(
+        f'#include <cstring>\nextern "C" bool uip_test_drops(const char *what) {{ return {condition}; }}\n'
+    )
+    subprocess.run(["c++", "-shared", "-fPIC", str(source), "-o", str(folder / "drop.so")], check=True)
+    return folder / "drop.so"
 
 
 UNEVEN = {"boundary": "f p p", "processors": "processors 3 1 1"}
