@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 START = """
 units metal
+atom_modify map array
+processors * 1 1
 read_data data.atoms
 mass 1 58.69
 mass 2 15.999
@@ -23,8 +25,12 @@ pair_coeff * * {file} Ni O
 WARNING = "In such steps the model is replaced by a repulsion of more than 1e8 eV"
 
 
-class Inverse(nn.Module):
-    """1 eV A / r for each pair, and -2 eV for each atom: not finite at distance 0."""
+class Power(nn.Module):
+    """factor r^power (eV, A) for each pair, and -2 eV for each atom."""
+
+    def __init__(self, factor: float, power: float) -> None:
+        super().__init__()
+        self.factor, self.power = factor, power
 
     def forward(
         self,
@@ -37,15 +43,15 @@ class Inverse(nn.Module):
         reverse_bond: Tensor,
         angle_index: Tensor,
     ) -> Triple:
-        inverse = edge_vec.square().sum(1).rsqrt()
-        energy = torch.full((graph_index.shape[0],), -2.0, dtype=torch.float64)
-        energy = energy.index_add(0, edge_index[0], 0.5 * inverse)
-        return energy, -0.5 * edge_vec * (inverse**3).unsqueeze(1), torch.zeros_like(energy)
+        square = edge_vec.square().sum(1)
+        half = 0.5 * self.factor * square ** (0.5 * self.power)
+        energy = torch.full((graph_index.shape[0],), -2.0, dtype=torch.float64).index_add(0, edge_index[0], half)
+        return energy, edge_vec * (self.power * half / square).unsqueeze(1), torch.zeros_like(energy)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return write_program(Inverse(), tmp_path / "program.pt", bulk("NiO", "rocksalt", a=4.17, cubic=True))
+    return write_program(Power(0.1, -1.0), tmp_path / "program.pt", bulk("NiO", "rocksalt", a=4.17, cubic=True))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
@@ -53,7 +59,7 @@ def test_two_atoms_that_meet(num_ranks: int, file: Path) -> None:
     """Energy and slope of the repulsion; the atoms meet at a border between ranks."""
     atoms = Atoms("NiO", [[5.0, 6.0, 6.0], [7.02, 6.0, 6.0]], cell=[14.0, 12.0, 12.0])
     write_data(atoms, file.parent / "data.atoms", ["Ni", "O"])
-    deck = START.format(file=file) + "processors * 1 1\nneigh_modify delay 100 every 100 check no\n"
+    deck = START.format(file=file) + "neigh_modify delay 100 every 100 check no\n"
     deck += "group first id 1\nfix move first move linear 19.6 0 0\ntimestep 0.1\nrun 1\n"
     deck += "print 'STATE $(pe:%.16g) $(fx[1]:%.16g) $(fx[2]:%.16g) $(x[2]-x[1]:%.16g)'\n"
     run = run_lammps(file.parent, deck, num_ranks)
@@ -70,10 +76,12 @@ def test_two_atoms_that_meet(num_ranks: int, file: Path) -> None:
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_insertions_on_top_of_an_atom(num_ranks: int, file: Path) -> None:
-    """Three of ten trial insertions of `fix gcmc` are closer than 0.1 A to an atom: all are rejected."""
-    write_data(bulk("NiO", "rocksalt", a=4.17, cubic=True), file.parent / "data.atoms", ["Ni", "O"])
-    deck = START.format(file=file) + "region spot sphere 0 0 0 0.15\n"
-    deck += "fix mc all gcmc 1 20 0 1 7 300 -20 0.1 full_energy region spot\nrun 2\n"
+    """Trial insertions of `fix gcmc` less than 0.1 A from an atom: all are rejected, at any chemical potential."""
+    atoms = bulk("NiO", "rocksalt", a=4.17, cubic=True)
+    atoms.positions += 1.0
+    write_data(atoms, file.parent / "data.atoms", ["Ni", "O"])
+    deck = START.format(file=file) + "region spot sphere 1 1 1 0.09\n"
+    deck += "fix mc all gcmc 1 20 0 1 7 300 5 0.1 full_energy region spot\nrun 2\n"
     deck += "print 'END $(atoms) $(f_mc[3]) $(f_mc[4]) $(pe)'\n"
     run = run_lammps(file.parent, deck, num_ranks)
     assert run.code == 0, run.text[-3000:]
@@ -82,4 +90,18 @@ def test_insertions_on_top_of_an_atom(num_ranks: int, file: Path) -> None:
     assert attempts > 10
     assert (num_atoms, insertions) == (8, 0)
     assert energy < 1e3
+    assert " ".join(run.text.split()).count(WARNING) == 1
+
+
+def test_a_line_search_through_an_atom(tmp_path: Path) -> None:
+    """Two atoms attract each other with 1 eV/A; the first trial step of the minimiser takes them to 0.05 A."""
+    file = write_program(Power(1.0, 1.0), tmp_path / "program.pt", bulk("NiO", "rocksalt", a=4.17, cubic=True))
+    write_data(
+        Atoms("NiO", [[5.0, 6.0, 6.0], [6.0, 6.0, 6.0]], cell=[14.0, 12.0, 12.0]), tmp_path / "data.atoms", ["Ni", "O"]
+    )
+    deck = START.format(file=file) + "min_style cg\nmin_modify dmax 0.475 line backtrack\nminimize 0 1e-6 5 20\n"
+    run = run_lammps(tmp_path, deck + "print 'ENERGY $(pe:%.16g)'\n", 2)
+    assert run.code == 0, run.text[-3000:]
+    energy = float(next(line.split()[1] for line in run.text.splitlines() if line.startswith("ENERGY")))
+    assert -3.9 < energy < -3.2
     assert " ".join(run.text.split()).count(WARNING) == 1

@@ -36,6 +36,7 @@ def two_folders(folder: Path) -> list[Path]:
     """The folder and one with another model under the same name."""
     other = folder / "other"
     other.mkdir()
+    write_data(ATOMS, other / "data.atoms", ["Ni", "O"])
     write_program(Failing("nothing", 0), other / "model.pt", ATOMS, provenance="another")
     return [folder, other]
 
