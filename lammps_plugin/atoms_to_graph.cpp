@@ -164,6 +164,16 @@ int AtomsToGraph::find(const Candidate &candidate) const {
   return place == candidates_.end() || *place != candidate ? MISSING : static_cast<int>(place - candidates_.begin());
 }
 
+double AtomsToGraph::memory_usage() const {
+  const auto bytes = [](const auto &...lists) {
+    return (static_cast<double>(lists.capacity() * sizeof(*lists.data())) + ...);
+  };
+  return bytes(images_, owned_, ghosts_, candidates_, partner_, sent_, received_, sent_to_, received_from_) +
+         bytes(edge_number_, bond_number_, edge_centre_, edge_neighbor_, bond_index_, first_bond_, second_bond_,
+               overlaps_, edge_vec_, edge_distance_, nearest_edges_.items) +
+         16.0 * static_cast<double>(num_rows());  // atomic numbers and ids
+}
+
 at::Tensor AtomsToGraph::to_tensor(const std::vector<int64_t> &values) {
   return at::from_blob(const_cast<int64_t *>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }

@@ -95,6 +95,8 @@ class AtomsToGraph {
   /// The program's inputs by schema name, after `find_edges` has succeeded on all ranks. Collective.
   std::map<std::string, at::Tensor> inputs(const at::Tensor &positions, const Box &box, const ChargeAndSpin &state);
 
+  /// Bytes of the plan and of the edges of the last step.
+  double memory_usage() const;
   int64_t num_owned() const { return static_cast<int64_t>(owned_.size()); }
   int64_t num_rows() const { return num_owned() + static_cast<int64_t>(ghosts_.size()); }
   int64_t num_edges() const { return static_cast<int64_t>(edge_centre_.size()); }

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "schema.h"
 
@@ -128,18 +129,39 @@ void PairUIP::check_charge_and_spin() const {
   }
 }
 
+/// Warns of types whose atoms have masses of other elements. Collective.
 void PairUIP::check_masses() const {
-  if (!atom->mass || comm->me != 0) return;
+  const auto extremes = ranks_.max(mass_extremes());
+  if (comm->me != 0) return;
   for (int type = 1; type <= atom->ntypes; ++type) {
     const auto number = number_of_type_[type];
-    if (number == 0 || !atom->mass_setflag[type]) continue;
+    if (number == 0) continue;
     const double expected = standard_mass(number);
-    if (std::fabs(atom->mass[type] - expected) <= MASS_TOLERANCE) continue;
+    const double largest = extremes[2 * type], smallest = -extremes[2 * type + 1];
+    const double mass = std::fabs(largest - expected) > std::fabs(smallest - expected) ? largest : smallest;
+    if (!std::isfinite(mass) || std::fabs(mass - expected) <= MASS_TOLERANCE) continue;
     error->warning(FLERR,
                    "LAMMPS type {} is {} with a mass of {} g/mol, where {} is usual; check the order of names in "
                    "pair_coeff",
-                   type, elements_[type - 1], atom->mass[type], expected);
+                   type, elements_[type - 1], mass, expected);
   }
+}
+
+/// The largest mass of each type and the largest negative mass, of types or, where LAMMPS has them, of atoms.
+std::vector<double> PairUIP::mass_extremes() const {
+  std::vector<double> extremes(2 * (atom->ntypes + 1), -std::numeric_limits<double>::infinity());
+  const auto add = [&](int type, double mass) {
+    extremes[2 * type] = std::max(extremes[2 * type], mass);
+    extremes[2 * type + 1] = std::max(extremes[2 * type + 1], -mass);
+  };
+  if (atom->rmass_flag) {
+    for (int i = 0; i < atom->nlocal; ++i) add(atom->type[i], atom->rmass[i]);
+  } else if (atom->mass) {
+    for (int type = 1; type <= atom->ntypes; ++type) {
+      if (atom->mass_setflag[type]) add(type, atom->mass[type]);
+    }
+  }
+  return extremes;
 }
 
 /// LAMMPS omits bonded neighbours from the list if their weights are zero; a model needs all neighbours.
@@ -186,7 +208,8 @@ void *PairUIP::extract_peratom(const char *name, int &num_columns) {
 }
 
 double PairUIP::memory_usage() {
-  return Pair::memory_usage() + static_cast<double>(origins_.size() * sizeof(Origin) + magmoms_.size() * 8);
+  const auto own = static_cast<double>(origins_.capacity() * sizeof(Origin) + magmoms_.capacity() * sizeof(double));
+  return Pair::memory_usage() + own + (graph_ ? graph_->memory_usage() : 0.0);
 }
 
 }  // namespace uip::lammps

@@ -78,6 +78,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   double energy_unit() const;
   void check_charge_and_spin() const;
   void check_masses() const;
+  std::vector<double> mass_extremes() const;
   void check_special_bonds() const;
   void check_exclusions() const;
   int absent_bits() const;

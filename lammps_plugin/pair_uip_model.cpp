@@ -116,8 +116,11 @@ NodePlace PairUIP::place_on_node() const {
   return place_among_partitions(place_from_launcher(&std::getenv), universe->me, place);
 }
 
-/// Collective.
+/// Unless each rank sees GPUs of its own. Collective.
 void PairUIP::warn_of_shared_gpus() const {
+  const char *variable = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string visible = variable == nullptr ? "" : variable;
+  if (!ranks_.first_text(visible == ranks_.text_of_rank_0(visible) ? "" : "different").empty()) return;
   const auto text = ranks_.first_text(shared_gpu(static_cast<int>(torch::cuda::device_count()), place_on_node()));
   if (!text.empty() && comm->me == 0) error->warning(FLERR, "pair uip: " + text);
 }
