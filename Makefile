@@ -34,11 +34,15 @@ demo: env
 # Threads that wait for work must not spin: tests run several programs at once.
 test slow: export OMP_WAIT_POLICY = passive
 
+# Two processes with one thread each; WORKERS=0 runs all tests in one process with two threads.
+WORKERS ?= 2
+PYTEST := $(PY) -m pytest -q -n $(WORKERS) --dist loadgroup --durations 15
+
 test: env
-	$(PY) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: env
-	$(PY) -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 check: env
 	.venv/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
 
-torch.set_num_threads(2)
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of programs that tests start
 
 SMALL = CHGNetConfig(num_elements=30, channels=16, num_layers=3, num_radial=9, num_angular=7, num_readout=1)
 
@@ -30,11 +33,11 @@ def random_chgnet(config: CHGNetConfig = SMALL, seed: int = 0) -> CHGNet:
     return model.requires_grad_(False).eval()
 
 
-def random_allscaip(*, seed: int = 0, **switches: bool) -> AllScAIP:
+def random_allscaip(*, seed: int = 0, **changes: object) -> AllScAIP:
     """An AllScAIP with random weights large enough for every path to matter, float64."""
     torch.manual_seed(seed)
     size = {"num_elements": 20, "channels": 16, "num_layers": 2, "num_heads": 2, "num_radial": 16}
-    model = AllScAIP(AllScAIPConfig(**size, angular_channels=(2, 2, 1, 1, 2), **switches)).double()
+    model = AllScAIP(AllScAIPConfig(**{**size, "angular_channels": (2, 2, 1, 1, 2), **changes})).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "scale" in name:

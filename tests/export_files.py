@@ -1,26 +1,38 @@
-"""Exported programs for tests, each written once in a run of the tests."""
+"""Exported programs for tests. Each is written once: workers and later runs find it in build/test_programs.
+
+The name of a file's folder is a hash of what decides its content: the sources behind an export, the compiled library,
+the version of torch and the model's weights.
+"""
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import functools
+import hashlib
+import os
 import shutil
-import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+import torch
 from conftest import random_allscaip, random_chgnet
 
 from uip.checkpoint import load_model
 from uip.models.potential import Potential
 from uip.program.writer import export_model
 
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / "build" / "test_programs"
+UNRELATED = {"calculator.py", "cli", "data", "inference", "lammps", "openmm", "plugins.py", "train"}
+"""Files and folders in `uip` that `uip.program.writer` does not use."""
+KEPT_SECONDS = 7 * 24 * 3600
+"""Folders that were not used for so long are deleted."""
 
-@functools.cache
-def folder() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="uip-tests-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
+COMPILED = pytest.mark.xdist_group("compiled")
+"""Of tests that use the ".pt2" of "random": the other workers do not wait until it is compiled."""
 
 ALLSCAIP = {
     "allscaip-plain": {},
@@ -41,8 +53,46 @@ def source(name: str) -> Potential:
 
 @functools.cache
 def exported(name: str, suffix: str, dtype: str = "float64") -> Path:
-    """The file of `source(name)`: ".pt2" takes from 20 s (random) to a minute (published) to compile, ".pt" of an
-    AllScAIP 10 s to trace."""
-    path = folder() / f"{name}-{dtype}{suffix}"
-    export_model(source(name), path, dtype=dtype)
+    """The file of `source(name)`, to be read only: a first ".pt2" takes from one to four minutes to compile, a ".pt"
+    from 5 s (CHGNet) to 15 s (AllScAIP) to trace."""
+    folder = CACHE / key_of(source(name))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{dtype}{suffix}"
+    with locked(path.with_name(path.name + ".lock")):
+        os.utime(folder)
+        if not path.exists():
+            export_model(source(name), path, dtype=dtype)  # it appears as a whole
     return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with its process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def key_of(model: Potential) -> str:
+    """A name for all that decides the files of `model`."""
+    total = hashlib.sha256(sources_hash() + f"{model.name} {model.config} {model.card}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+@functools.cache
+def sources_hash() -> bytes:
+    """Of the code behind an export; the first call of a process also deletes what is no longer used."""
+    remove_unused()
+    total = hashlib.sha256(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}".encode())
+    for path in sorted((ROOT / "uip").rglob("*")):
+        if path.suffix in (".py", ".so") and UNRELATED.isdisjoint(path.relative_to(ROOT / "uip").parts):
+            total.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return total.digest()
+
+
+def remove_unused() -> None:
+    for folder in CACHE.glob("*"):
+        if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""Toy AllScAIP models of fairchem-core 2.24 with what its own code says of eight structures (tests/data/allscaip), and
-ways to write files like its checkpoints without it."""
+"""Toy AllScAIP models of fairchem-core 2.24 with the numbers of its own code for eight structures
+(tests/data/allscaip), and ways to write files like its checkpoints without it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def atoms_of(record: dict[str, Any]) -> Atoms:
 
 
 def direct(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With a force head whose component a is 2^a times what the energy head says of an atom."""
+    """With a force head whose component a is 2^a times the energy of an atom."""
     head = "output_heads.efs."
     kept = {name.replace(head, "output_heads.oc20_energy."): value for name, value in state.items()}
     forces = {

@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 from export_files import exported
 from lammps_run import DUMP, OUTPUT, write_data
 
+RANDOM = ("random", ".pt")
 PUBLISHED = ("chgnet-0.3.0", ".pt2")
 
 
@@ -87,8 +88,8 @@ class Case:
     steps: int = 0
     lj: LennardJones | None = None
     unseen: str = ""
-    """An element that the model is not told of (NULL)."""
-    model: tuple[str, ...] = PUBLISHED
+    """An element that the model does not see (NULL)."""
+    model: tuple[str, ...] = RANDOM
     """Name, suffix and, if not float64, precision of an exported file."""
     charge: int = 0
     spin: int = 1
@@ -97,6 +98,10 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "symbols", sorted(set(self.atoms.get_chemical_symbols())))
+
+    @property
+    def is_chgnet(self) -> bool:
+        return not self.model[0].startswith("allscaip")
 
     def pair_commands(self, model: str) -> str:
         words = " ".join("NULL" if symbol == self.unseen else symbol for symbol in self.symbols)
@@ -112,7 +117,7 @@ class Case:
     def deck(self, folder: Path) -> str:
         """Commands that begin with `clear`, so that decks can be joined; writes the data file into `folder`."""
         write_data(self.atoms, folder / f"data.{self.name}", self.symbols)
-        moments = "fix moments all pair 1 uip magmoms 0" if "chgnet" in self.model[0] else ""
+        moments = "fix moments all pair 1 uip magmoms 0" if self.is_chgnet else ""
         masses = "\n".join(f"mass {k + 1} {Atoms(symbol).get_masses()[0]}" for k, symbol in enumerate(self.symbols))
         return f"""
 clear

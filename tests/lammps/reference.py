@@ -1,4 +1,4 @@
-"""What Python says of the structure that LAMMPS wrote, and how far LAMMPS is from it."""
+"""The numbers of Python for the structure that LAMMPS wrote, and how far LAMMPS is from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NINE = (*VOIGT, (1, 0), (2, 0), (2, 1))
 class Expected:
     """Of all atoms: eV, (N, 3) eV/A, (3, 3) eV, (N,) mu_B, and (N,) eV of the model alone.
 
-    The virial is not symmetrised: AllScAIP is not invariant under rotations, and `centroid/stress/atom` says so.
+    The virial is not symmetrised: AllScAIP is not invariant under rotations, and `centroid/stress/atom` shows it.
     """
 
     energy: float

@@ -104,7 +104,7 @@ def test_a_box_that_changes_its_shape(num_ranks: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_atoms_that_cross_borders(tmp_path: Path) -> None:
-    """200 hot steps: as on one rank while rounding has not grown, and at the end what one process says."""
+    """200 hot steps: as on one rank while rounding has not grown, and at the end the numbers of one process."""
     cases = moving(CROSSING, NVE, 0.002)
     positions: dict[tuple[str, int], np.ndarray] = {}
     for num_ranks in (1, 3):

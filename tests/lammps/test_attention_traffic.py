@@ -34,7 +34,7 @@ write_dump all custom dump.step id proc x y z modify format float %.16g sort id
 
 
 @pytest.mark.parametrize(("name", "way"), [("allscaip-plain", "ring"), ("allscaip-radial", "gather")])
-def test_what_is_sent_is_what_the_model_says(name: str, way: str, tmp_path: Path) -> None:
+def test_traffic_is_that_of_the_cost_model(name: str, way: str, tmp_path: Path) -> None:
     """To the byte, from who owns what; in the second step, which has no new neighbour list."""
     atoms = water(3, 20)
     write_data(atoms, tmp_path / "data.atoms", ["H", "O"])

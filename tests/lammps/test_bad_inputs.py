@@ -134,7 +134,7 @@ def test_commands(name: str, folder: Path) -> None:
     assert expected in message_of(folder, deck)
 
 
-def test_a_failure_says_rank_and_step(folder: Path) -> None:
+def test_a_message_names_rank_and_step(folder: Path) -> None:
     deck = COMMANDS["explosion"][0]
     assert re.search(
         r"pair uip stopped on rank [01] of 2 at step \d+: positions must be finite", message_of(folder, deck)
@@ -269,7 +269,7 @@ def test_bonded_neighbours_left_out(tmp_path: Path) -> None:
 
 
 def test_restart_with_another_model(folder: Path) -> None:
-    """A changed or missing model file is refused, in words; a new pair_coeff helps."""
+    """A changed or missing model file is refused; a new pair_coeff helps."""
     file = folder / "model.pt"
     shutil.copy(exported("random", ".pt"), file)
     assert run_lammps(folder, GOOD.replace("{file}", "model.pt") + "run 0\nwrite_restart begin\n", 2).code == 0
@@ -302,7 +302,7 @@ def test_restart_with_another_model(folder: Path) -> None:
     ids=["lammps", "torch", "mpi"],
 )
 def test_another_lammps_torch_or_mpi(function: str, expected: str, folder: Path) -> None:
-    """A library that answers the version question in place of the real one. Only users of the style are told."""
+    """A library that answers the version question in place of the real one. Only users of the style get the message."""
     source = folder / "other.cpp"
     signature = re.search(r"^(.*?)(int |unsigned long )(\w+)", function, re.S)
     assert signature

@@ -44,10 +44,10 @@ def uneven_atoms() -> Atoms:
     return atoms
 
 
-def run(folder: Path, file: Path, atoms: Atoms, num_ranks: int, **words: str) -> tuple[Result, float]:
+def run(folder: Path, file: Path, atoms: Atoms, num_ranks: int, **changes: str) -> tuple[Result, float]:
     """The last step, and the sum of the program's magmoms."""
     write_data(atoms, folder / "data.atoms", ["Si"])
-    settings = {"boundary": "p p p", "processors": "", "after": "", "steps": "0", **words}
+    settings = {"boundary": "p p p", "processors": "", "after": "", "steps": "0", **changes}
     variables = {"LD_PRELOAD": str(dropping(folder, settings.pop("drop")))} if "drop" in settings else {}
     deck = "log log.atoms\n" + DECK.format(
         file=file, output=OUTPUT, dump=DUMP.format(name="atoms", more="f_moments"), **settings

@@ -31,9 +31,9 @@ def small() -> Path:
     return exported("random", ".pt", "float64")
 
 
-def published_file() -> Path:
-    """CHGNet 0.3.0, compiled, float64; the minute that this takes is spent once."""
-    return exported("chgnet-0.3.0", ".pt2", "float64")
+def published_file(suffix: str = ".pt") -> Path:
+    """CHGNet 0.3.0, float64; compiled (".pt2") in slow tests only."""
+    return exported("chgnet-0.3.0", suffix, "float64")
 
 
 def bounds(platform: str, dtype: str) -> tuple[float, float]:

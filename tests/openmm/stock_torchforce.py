@@ -1,4 +1,4 @@
-"""Stock openmm-torch runs the file of `uip export --target torchforce` and says what ASE says (make test-torchforce).
+"""Stock openmm-torch runs the file of `uip export --target torchforce`: the numbers of ASE (make test-torchforce).
 
 python stock_torchforce.py write FOLDER      with uip: files, and the numbers of ASE
 python stock_torchforce.py check FOLDER      in an environment with openmm-torch, and without uip

@@ -1,4 +1,4 @@
-"""What the OpenMM force refuses, and in which words."""
+"""What the OpenMM force refuses, and the messages."""
 
 from __future__ import annotations
 

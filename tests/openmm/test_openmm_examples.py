@@ -59,7 +59,7 @@ def test_mixed(tmp_path: Path) -> None:
 
 
 def test_cpp(tmp_path: Path) -> None:
-    """The program has no Python in it, and says what Python says."""
+    """The program has no Python in it, and prints the numbers of Python."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
     if cmake is None:
         pytest.skip("cmake is not installed")

@@ -102,7 +102,7 @@ def ethane_in_a_box() -> tuple[app.Topology, np.ndarray, openmm.System]:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_mixed_system(platform: str) -> None:
-    """A molecule by the model, its surroundings classical: the model adds what it says of the molecule alone."""
+    """A molecule by the model, its surroundings classical: the model adds its energy of the molecule alone."""
     topology, positions, classical = ethane_in_a_box()
     mixed = potential().createMixedSystem(topology, classical, list(range(8)), forceGroup=3)
     context = context_of(mixed, positions, platform)

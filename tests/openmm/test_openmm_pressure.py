@@ -39,8 +39,8 @@ def test_static_part_is_the_calculators_stress() -> None:
     assert pressure_tensor(context) == pytest.approx(wanted, rel=1e-6, abs=1e-3)
 
 
-def test_pressure_of_a_model_that_feels_positions() -> None:
-    """All-to-all attention with its radial bias is part of the pressure: OpenMM's finite difference says so."""
+def test_pressure_of_a_model_that_needs_positions() -> None:
+    """All-to-all attention with its radial bias is part of the pressure: compared with OpenMM's finite difference."""
     case = case_of(bulk("Al", "fcc", a=4.1).repeat((2, 1, 1)))
     case = Case(case.topology, case.positions + 0.01 * np.arange(6).reshape(2, 3) * unit.nanometer, case.atoms)
     # OpenMM's kinetic energy at rest is that of half a step
@@ -102,7 +102,7 @@ def finite_difference(context: openmm.Context, step: float) -> float:
 def test_npt_stays_stable() -> None:
     """2000 steps at 300 K with published CHGNet: the crystal stays one, and pressures agree along the way."""
     case = case_of(bulk("NaCl", "rocksalt", a=5.69, cubic=True))
-    system = system_of(case, published_file())
+    system = system_of(case, published_file(".pt2"))
     barostat = openmm.MonteCarloBarostat(1.0, 300.0, 20)
     system.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(300, 5.0, 0.002)
@@ -181,7 +181,7 @@ def test_reporter(tmp_path: Path) -> None:
     assert (tmp_path / "pressure.txt").read_text() == text.getvalue()
 
 
-def test_reporter_says_what_it_leaves_out() -> None:
+def test_reporter_lists_what_it_leaves_out() -> None:
     case = crystal()
     system = system_of(case, small())
     spring = openmm.CustomExternalForce("periodicdistance(x, y, z, 0, 0, 0)^2")

@@ -11,7 +11,7 @@ import pytest
 import systems
 from ase import Atoms
 from ase.build import molecule
-from export_files import exported
+from export_files import COMPILED, exported
 from openmm import unit
 from openmm_systems import (
     PLATFORMS,
@@ -49,11 +49,12 @@ def ase_numbers(atoms: Atoms, model: Path, dtype: str = "float64") -> tuple[floa
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("suffix", [".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_published_model(name: str, platform: str) -> None:
-    case = case_of(systems.ALL[name]())
-    context = context_of(system_of(case, published_file()), case.positions, platform)
-    assert_same(numbers_of(context), ase_numbers(case.atoms, published_file()), bounds(platform, "float64"))
+def test_published_model(name: str, suffix: str, platform: str) -> None:
+    case, model = case_of(systems.ALL[name]()), published_file(suffix)
+    context = context_of(system_of(case, model), case.positions, platform)
+    assert_same(numbers_of(context), ase_numbers(case.atoms, model), bounds(platform, "float64"))
 
 
 @pytest.mark.parametrize("implementation", [create_force, create_python_force])
@@ -84,7 +85,7 @@ def light(atoms: Atoms) -> Atoms:
     return atoms
 
 
-def test_virial_of_a_model_that_feels_positions() -> None:
+def test_virial_of_a_model_that_needs_positions() -> None:
     case = case_of(light(systems.skewed_cell()))
     model = exported("allscaip-radial", ".pt")
     (view,) = find_forces(context_of(system_of(case, model), case.positions))
@@ -95,7 +96,15 @@ def test_virial_of_a_model_that_feels_positions() -> None:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize(("suffix", "dtype"), [(".pt", "float64"), (".pt", "float32"), (".pt2", "float32")])
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [
+        (".pt", "float64"),
+        (".pt", "float32"),
+        pytest.param(".pt2", "float64", marks=COMPILED),
+        pytest.param(".pt2", "float32", marks=[pytest.mark.slow, COMPILED]),
+    ],
+)
 def test_kinds_of_files(suffix: str, dtype: str, platform: str) -> None:
     case = case_of(systems.nio())
     model = exported("random", suffix, dtype)
@@ -104,7 +113,7 @@ def test_kinds_of_files(suffix: str, dtype: str, platform: str) -> None:
     assert_same(numbers_of(context), exact, bounds("Reference" if dtype == "float32" else platform, dtype))
 
 
-def test_what_the_model_says_beside_forces() -> None:
+def test_magmoms_energies_and_stress() -> None:
     case = case_of(systems.nio())
     context = context_of(system_of(case, published_file()), case.positions)
     atoms = case.atoms

@@ -1,4 +1,4 @@
-"""XML is data: it holds the model or names it, survives processes and copies, and is refused in words."""
+"""XML is data: it holds the model or names it, survives processes and copies, and is refused with a message."""
 
 from __future__ import annotations
 

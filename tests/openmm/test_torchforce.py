@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,15 @@ from export_files import source
 from uip.checkpoint import load_model
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import build_graph
+from uip.program import torchforce
 from uip.program.torchforce import export_torchforce, find_edges
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 # torch warns that TorchScript is deprecated; openmm-torch reads nothing else
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    pytest.mark.xdist_group("torchforce"),  # one worker traces
+]
 
 NAMES = ("si_rattled", "nio", "tiny_cell", "skewed_cell", "water", "lone_atom", "far_pair")
 
@@ -40,6 +46,15 @@ def test_the_same_edges_as_everywhere(name: str, cutoff: float) -> None:
     assert (edge_index[0].diff() >= 0).all()
     wanted = graph.edge_vec.square().sum(1).sort().values
     assert edge_vec.square().sum(1).sort().values == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.fixture(autouse=True)
+def trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of a model and a precision is the same for all structures; a trace takes 5 s."""
+    monkeypatch.setattr(torchforce, "serial_program", lambda model, dtype: deepcopy(program_of(model, dtype)))
+
+
+program_of = functools.cache(torchforce.serial_program)
 
 
 def ase_numbers(atoms: Atoms) -> tuple[float, np.ndarray]:

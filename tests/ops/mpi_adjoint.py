@@ -1,12 +1,10 @@
-"""Run under mpiexec -n 3: every primitive is the adjoint of its partner, <A x, y> = <x, A' y>.
+"""A check of `mpi_checks.py` on three ranks: every primitive is the adjoint of its partner, <A x, y> = <x, A' y>.
 
-Ranks own 0, 1 and many rows. With --without-reverse the ghosts' gradients are lost on their way home: this
-must fail. With --without-forward ghosts never get their values.
+Ranks own 0, 1 and many rows. "without reverse" loses the ghosts' gradients, "without forward" the ghosts' values: both
+must fail, on all ranks at once.
 """
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import torch
@@ -63,25 +61,23 @@ def check(comm: MPI.Comm, num_ghosts: int) -> None:
         (back,) = torch.autograd.grad(result, x, y, create_graph=True)
         z = random(count, 3)
         (again,) = torch.autograd.grad(back, y, z)
-        assert torch.equal(again, apply(z)), f"{name}: the adjoint of the adjoint is another op"
+        assert on_all(comm, torch.equal(again, apply(z))), f"{name}: the adjoint of the adjoint is another op"
         left = comm.allreduce((result * y).sum().item())
         right = comm.allreduce((x * back).sum().item())
         assert abs(left) > 0.1, f"{name}: nothing was compared"
         assert abs(left - right) < 1e-12 * abs(left) * 100, f"{name}: <A x, y> = {left}, <x, A' y> = {right}"
         if name == "reverse_edges":
-            assert torch.equal(apply(result), x), "twice reversed is not the start"
+            assert on_all(comm, torch.equal(apply(result), x)), "twice reversed is not the start"
 
 
-def main() -> None:
-    comm = MPI.COMM_WORLD
-    assert comm.size == len(COUNTS)
-    kinds = {"--without-reverse": WithoutReverse, "--without-forward": WithoutForward}
-    communicator, num_ghosts = make_communicator(comm, kinds.get(sys.argv[-1], MPICommunicator))
+def on_all(comm: MPI.Comm, true: bool) -> bool:
+    return comm.allreduce(true, op=MPI.LAND)
+
+
+KINDS = {"": MPICommunicator, "without reverse": WithoutReverse, "without forward": WithoutForward}
+
+
+def check_adjoint(comm: MPI.Comm, kind: str = "") -> None:
+    communicator, num_ghosts = make_communicator(comm, KINDS[kind])
     with use_communicator(communicator):
         check(comm, num_ghosts)
-    sys.stdout.write(f"rank {comm.rank} agrees\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

@@ -1,12 +1,11 @@
-"""Run under mpiexec -n 3: attention over the atoms of all ranks, gathered and around the ring, is that of one rank.
+"""A check of `mpi_checks.py` on three ranks: attention over the atoms of all ranks is that of one, gathered and around
+the ring.
 
-Ranks own 0, 1 and 7 atoms. Options break it, and it must fail: --without-reduce loses the gradients of keys that other
-ranks own, --wrong-order gathers ranks in another order than gradients are sent home in.
+Ranks own 0, 1 and 7 atoms. Two kinds break it, and it must fail: "without reduce" loses the gradients of keys that
+other ranks own, "wrong order" gathers ranks in another order than gradients are sent back in.
 """
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import torch
@@ -46,9 +45,10 @@ def results(q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, seed: Ten
     return [out.detach(), *torch.autograd.grad(out, variables, seed)]
 
 
-def main() -> None:
-    comm = MPI.COMM_WORLD
-    kind = {"--without-reduce": WithoutReduce, "--wrong-order": WrongOrder}.get(sys.argv[-1], MPICommunicator)
+KINDS = {"": MPICommunicator, "without reduce": WithoutReduce, "wrong order": WrongOrder}
+
+
+def check_attention(comm: MPI.Comm, kind: str = "") -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v, seed = torch.randn(4, sum(COUNTS), 6, dtype=torch.float64, generator=generator)
     positions = 5 * torch.randn(sum(COUNTS), 3, dtype=torch.float64, generator=generator)
@@ -57,16 +57,10 @@ def main() -> None:
     for places in (None, positions):
         whole = results(q, k, v, places, seed)
         for ring in (False, True):
-            communicator = kind(comm, np.empty((0, 2)), {EDGES: np.empty((0, 2))}, ring=ring)
+            communicator = KINDS[kind](comm, np.empty((0, 2)), {EDGES: np.empty((0, 2))}, ring=ring)
             with use_communicator(communicator):
                 part = results(q[mine], k[mine], v[mine], None if places is None else places[mine], seed[mine])
             for a, b in zip(part, whole, strict=True):
                 difference = float((a - b[mine]).abs().max()) if len(a) else 0.0
                 worst = comm.allreduce(difference, op=MPI.MAX)
                 assert worst < 1e-11, f"attention differs by {worst} (ring: {ring}, radial: {places is not None})"
-    sys.stdout.write(f"rank {comm.rank} agrees\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

@@ -1,16 +1,10 @@
-"""Run under mpiexec: a structure distributed over ranks (`uip.inference.domain`) gives the results of one rank, for
-every variant of AllScAIP and for CHGNet, with gathered keys and with the ring."""
+"""A check of `mpi_checks.py`: a structure distributed over ranks (`uip.inference.domain`) gives the numbers of one
+rank, for every variant of AllScAIP and for CHGNet, gathered and around the ring."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import systems
-import torch
 from conftest import random_allscaip, random_chgnet
 from mpi4py import MPI
 
@@ -19,8 +13,7 @@ from uip.inference.domain import predict_distributed
 from uip.inference.evaluator import load_evaluator, predict
 
 
-def main() -> None:
-    comm = MPI.COMM_WORLD
+def check_models(comm: MPI.Comm) -> None:
     switches = [{}, {"angular": True}, {"radial": True}, {"angular": True, "radial": True}, {"readout": "direct"}]
     models = [random_chgnet(), *(random_allscaip(**switch) for switch in switches)]
     for model in models:
@@ -33,9 +26,3 @@ def main() -> None:
                 assert divided.keys() == whole.keys()
                 for key, value in whole.items():
                     np.testing.assert_allclose(divided[key], value, rtol=1e-9, atol=1e-10, err_msg=f"{key}, {name}")
-    sys.stdout.write(f"rank {comm.rank} agrees\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

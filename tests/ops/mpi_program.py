@@ -1,18 +1,12 @@
-"""Run under mpiexec: `mpi_program.py FILE`: an exported program on these ranks gives the numbers of one rank.
+"""A check of `mpi_checks.py`: an exported program on several ranks gives the numbers of one rank.
 
 The first rank owns nothing, the second one atom, the others share the rest.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import systems
-import torch
 from mpi4py import MPI
 
 from uip.graph.neighbors import build_graph
@@ -28,9 +22,8 @@ def assign_owners(num_atoms: int, num_ranks: int) -> np.ndarray:
     return owner
 
 
-def main() -> None:
-    comm = MPI.COMM_WORLD
-    program = load_program(sys.argv[1])
+def check_program(comm: MPI.Comm, file: str) -> None:
+    program = load_program(file)
     for name in ("si_rattled", "nio", "skewed_cell", "water"):
         atoms = systems.ALL[name]()
         structure = check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
@@ -44,9 +37,3 @@ def main() -> None:
             worst = comm.allreduce(float(difference.max()) if difference.numel() else 0.0, op=MPI.MAX)
             assert worst < 1e-11, f"{name}: {output} differs by {worst}"
             assert comm.allreduce(len(rows)) == len(whole[output])
-    sys.stdout.write(f"rank {comm.rank} agrees\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

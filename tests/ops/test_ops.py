@@ -90,7 +90,7 @@ def test_registrations_are_complete() -> None:
     torch.library.opcheck(torch.ops.uip.reverse_edges.default, (x, REVERSE, 0), test_utils=tests)
 
 
-def test_words_of_a_model_are_plain_torch_unless_asked() -> None:
+def test_collectives_of_a_model_are_plain_torch_by_default() -> None:
     x = random(5, 3)
     assert collectives.ghost_gather(x, ROWS) is x
     assert torch.equal(collectives.reverse_edges(x, REVERSE), x[REVERSE])

@@ -45,7 +45,7 @@ def write_frames(path: Path, count: int = 8) -> Path:
 
 
 def config(folder: Path, file: Path, **tables: dict[str, Any]) -> TrainConfig:
-    """Train and validate on `file`, in float64, unless `tables` say otherwise."""
+    """Train and validate on `file`, in float64, unless `tables` change that."""
     defaults: dict[str, dict[str, Any]] = {
         "model": {"architecture": ARCHITECTURE},
         "data": {"train": [str(file)], "validation": [str(file)], "batch_size": 4, "cache": str(file.parent / "cache")},

@@ -1,6 +1,6 @@
-"""What can be wrong with a run, and what is said of it: one table of mistakes, one of doubts.
+"""Errors and warnings about data and configs: one table of mistakes, one of warnings.
 
-A mistake stops the run, before anything is learned where that can be known; a doubt is said and the run goes on.
+A mistake stops the run, before anything is learned where that can be known; a warning is printed and the run goes on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def labelled(atoms: Atoms, **labels: object) -> Atoms:
 
 
 def second(make: Callable[[], Atoms]) -> Callable[[Path], Tables]:
-    """A file whose structure 1 is what `make` says; structure 0 is good."""
+    """A file whose structure 1 is made by `make`; structure 0 is good."""
 
     def tables(folder: Path) -> Tables:
         write(folder / "bad.xyz", [small.frames(1)[0], make()])
@@ -250,7 +250,7 @@ def twice(folder: Path) -> Tables:
     return {"data": {"train": str(folder / "a.xyz"), "validation": [str(folder / "b.xyz")]}}
 
 
-DOUBTS: dict[str, tuple[Callable[[Path], Tables], list[str]]] = {
+WARNINGS: dict[str, tuple[Callable[[Path], Tables], list[str]]] = {
     "mixed units": (mixed, ["energies of structure 2 look like hartree among others of their formula in eV"]),
     "stress from VASP": (inverted, ["sign and unit look wrong, as of stress in kBar from VASP"]),
     "frames that occur twice": (
@@ -263,23 +263,23 @@ DOUBTS: dict[str, tuple[Callable[[Path], Tables], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("doubt", DOUBTS)
-def test_a_doubt_is_said(doubt: str, data: Path, tmp_path: Path) -> None:
-    make, expected = DOUBTS[doubt]
-    said: list[str] = []
-    train(small.config(tmp_path / "run", data, **make(tmp_path), run={"epochs": 1}), report=said.append)
+@pytest.mark.parametrize("name", WARNINGS)
+def test_label_warning_is_printed(name: str, data: Path, tmp_path: Path) -> None:
+    make, expected = WARNINGS[name]
+    messages: list[str] = []
+    train(small.config(tmp_path / "run", data, **make(tmp_path), run={"epochs": 1}), report=messages.append)
     for text in expected:
-        assert any(line.startswith("warning: ") and text in line for line in said), said
+        assert any(line.startswith("warning: ") and text in line for line in messages), messages
 
 
-def test_good_data_raise_no_doubt(data: Path, tmp_path: Path) -> None:
+def test_good_data_give_no_warning(data: Path, tmp_path: Path) -> None:
     """What is at fault above is the fault, not the check."""
-    said: list[str] = []
+    messages: list[str] = []
     frames = small.frames(8)
     write(tmp_path / "other.xyz", frames[4:])
     config = small.config(tmp_path / "run", data, data={"validation": [str(tmp_path / "other.xyz")]}, run={"epochs": 1})
-    train(config, report=said.append)
-    assert not [line for line in said if line.startswith("warning")]
+    train(config, report=messages.append)
+    assert not [line for line in messages if line.startswith("warning: ")]
 
 
 def test_lonely_atoms_and_missing_labels_are_no_mistakes(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_lonely_atoms_and_missing_labels_are_no_mistakes(tmp_path: Path) -> None
     train(small.config(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}))
 
 
-def test_recipes_that_are_no_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configs_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage: python -m uip.train" in capsys.readouterr().err
     assert main([str(tmp_path / "no.toml")]) == 1
@@ -326,7 +326,7 @@ def run_with_space(size: int, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_a_disk_that_fills_up_during_a_run(data: Path, tmp_path: Path) -> None:
-    """The run stops in words, and what was written before is whole."""
+    """The run stops with a message, and what was written before is whole."""
     for name in ("roomy", "tight"):
         values = small.config(tmp_path / name, data, run={"epochs": 1}).values()
         (tmp_path / f"{name}.toml").write_text(small.toml(values))
@@ -369,6 +369,6 @@ def test_ranks_with_different_settings_or_data(data: Path, tmp_path: Path) -> No
         ):
             (tmp_path / f"{name}{rank}.toml").write_text(small.toml(config.values()))
     (tmp_path / "disagree.py").write_text(DISAGREE)
-    told = torchrun(2, str(tmp_path / "disagree.py"), str(tmp_path)).stderr
-    assert told.count("all ranks must have the same settings, but ranks [1] differ from rank 0") == 2, told
-    assert told.count("all ranks must have the same data, but ranks [1] differ from rank 0") == 2, told
+    errors = torchrun(2, str(tmp_path / "disagree.py"), str(tmp_path)).stderr
+    assert errors.count("all ranks must have the same settings, but ranks [1] differ from rank 0") == 2, errors
+    assert errors.count("all ranks must have the same data, but ranks [1] differ from rank 0") == 2, errors

@@ -1,4 +1,4 @@
-"""Data sets: what comes back from the cache, what is refused and in which words."""
+"""Data sets: what comes back from the cache, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_groups_stay_together(tmp_path: Path) -> None:
         group_split(["a", "a"], 0.5, seed=0)
 
 
-def test_groups_are_formulas_or_what_a_file_says(tmp_path: Path) -> None:
+def test_groups_are_formulas_or_keys_of_a_file(tmp_path: Path) -> None:
     frames = small.frames(8)
     for number, atoms in enumerate(frames):
         atoms.info["batch"] = number // 3
@@ -134,20 +134,20 @@ def test_reference_energies_are_found(tmp_path: Path) -> None:
     assert np.isfinite(energies(data)).all()
 
 
-def test_every_structure_is_in_an_epoch_once_and_dealt_once() -> None:
+def test_every_structure_is_assigned_to_one_rank_once_an_epoch() -> None:
     order = epoch_order(50, seed=3, epoch=1)
     assert sorted(order) == list(range(50))
     assert not np.array_equal(order, epoch_order(50, seed=3, epoch=2))
     costs = np.random.default_rng(0).lognormal(0.0, 1.0, 50)
     for chunk in equal_batches(order, 16):
-        hands = assign_to_ranks(costs[chunk], 4)
-        assert sorted(np.concatenate(hands)) == list(range(len(chunk)))
-    loads = [costs[hand].sum() for hand in assign_to_ranks(costs, 4)]
+        shards = assign_to_ranks(costs[chunk], 4)
+        assert sorted(np.concatenate(shards)) == list(range(len(chunk)))
+    loads = [costs[shard].sum() for shard in assign_to_ranks(costs, 4)]
     assert max(loads) - min(loads) <= costs.max()
-    assert [len(hand) for hand in assign_to_ranks(np.ones(2), 3)] == [1, 1, 0]
+    assert [len(shard) for shard in assign_to_ranks(np.ones(2), 3)] == [1, 1, 0]
 
 
-def test_portions_keep_below_the_limit() -> None:
+def test_micro_batches_keep_below_the_limit() -> None:
     costs = np.array([5.0, 1.0, 1.0, 9.0, 2.0])
     assert [part.tolist() for part in micro_batches(np.arange(5), costs, 6.0)] == [[0, 1], [2], [3], [4]]
     assert [part.tolist() for part in micro_batches(np.arange(5), costs, 0.0)] == [[0, 1, 2, 3, 4]]

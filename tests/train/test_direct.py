@@ -106,7 +106,7 @@ def test_direct_training_then_gradient_fine_tuning(tmp_path: Path) -> None:
     torch.testing.assert_close(one.energy, other.energy, rtol=1e-6, atol=1e-6)
 
 
-def test_fine_tuning_moves_what_it_is_told_and_refits_references(tmp_path: Path) -> None:
+def test_fine_tuning_changes_trainable_weights_and_refits_references(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
     best = train(small.config(tmp_path / "first", data, run={"epochs": 1}))
     frames_moved = {"init_from": str(best), "trainable": ["readout.*"], "architecture": {}}
@@ -140,7 +140,7 @@ def test_published_weights_are_fine_tuned_to_another_scale_of_energies(tmp_path:
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["energy"] < 0.1
 
 
-def test_an_exported_direct_model_says_so(model: CHGNet, tmp_path: Path) -> None:
+def test_record_of_an_exported_direct_model(model: CHGNet, tmp_path: Path) -> None:
     from uip.program.reader import load_program
     from uip.program.writer import export_model
 

@@ -18,7 +18,7 @@ from uip.models.allscaip import AllScAIP
 from uip.train.loop import train
 
 SHIFT = 0.5
-"""eV per hydrogen atom, between what the model says and the labels."""
+"""eV per hydrogen atom, between predictions and labels."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_references_are_corrected_by_element(data: Path, tmp_path: Path) -> None
     assert tuned.elements == start.elements
     change = tuned.reference_energy - start.reference_energy
     expected = {1: SHIFT, 6: 0.0, 8: 0.0, 14: 0.0}
-    # the smooth form of the weights says something else of these molecules, a little
+    # the smooth form of the weights gives slightly other numbers for these molecules
     assert {number: float(change[number]) for number in expected} == pytest.approx(expected, abs=0.1)
     assert change[1] != 0.0
     assert change[14] == 0.0

@@ -59,8 +59,8 @@ ranks.leave()
 def test_ranks_that_disagree_stop(tmp_path: Path) -> None:
     (tmp_path / "disagree.py").write_text(DISAGREE)
     assert torchrun(2, str(tmp_path / "disagree.py"), "same").stdout.count("agreed") == 2
-    told = torchrun(2, str(tmp_path / "disagree.py"), "differ").stdout
-    assert told.count("all ranks must have the same config, but ranks [1] differ from rank 0") == 2
+    output = torchrun(2, str(tmp_path / "disagree.py"), "differ").stdout
+    assert output.count("all ranks must have the same config, but ranks [1] differ from rank 0") == 2
 
 
 def test_modelled_imbalance_of_many_ranks() -> None:
@@ -71,7 +71,7 @@ def test_modelled_imbalance_of_many_ranks() -> None:
         batches = epoch_batches(costs, 32 * per_rank, seed=1, epoch=0, num_shards=32)
         assert sorted(np.concatenate(batches)) == list(range(costs.size))
         loads = np.array(
-            [[costs[batch][hand].sum() for hand in assign_to_ranks(costs[batch], 32)] for batch in batches]
+            [[costs[batch][shard].sum() for shard in assign_to_ranks(costs[batch], 32)] for batch in batches]
         )
         assert loads.max(axis=1).sum() / loads.mean(axis=1).sum() - 1.0 <= limit, per_rank
 

@@ -115,7 +115,7 @@ def held_by(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
     return value, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
+def test_a_config_switches_it_on(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
     configs = [
         small.config(tmp_path, data, run={"recompute": choice}, model={"kind": kind, "architecture": shape})

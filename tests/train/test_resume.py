@@ -115,14 +115,14 @@ def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_stops_when_its_hours_are_over(data: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    train(small.config(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), report=said.append)
+    messages: list[str] = []
+    train(small.config(tmp_path / "run", data, run={"epochs": 50, "hours": 1e-7}), report=messages.append)
     counters = read_training(tmp_path / "run" / "last.ckpt")["counters"]
     assert counters["step"] == 1
     # what was validated when it stopped counts, so that a worse model never replaces the best one
     assert counters["best"] == read_log(tmp_path / "run" / "log.jsonl")[-1]["loss"]
     assert counters["lines"] == 2
-    assert any("stopped after 1e-07 hours at step 1 of 100" in text for text in said)
+    assert any("stopped after 1e-07 hours at step 1 of 100" in text for text in messages)
 
 
 KILLED = """

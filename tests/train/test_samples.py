@@ -67,7 +67,7 @@ def test_rotations_are_proper_uniform_and_repeatable() -> None:
 
 
 def test_a_turned_structure_has_turned_labels(data: Path) -> None:
-    """What a model says of a turned structure is what `rotated` makes of what it says of the structure."""
+    """The predictions of a rotated structure are the rotated predictions."""
     torch.manual_seed(1)
     model = CHGNet(CHGNetConfig(**small.ARCHITECTURE)).double()
     sample, turn = dataset(data)[3], random_rotation(5)

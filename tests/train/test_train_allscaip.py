@@ -52,6 +52,6 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_shipped_recipes_can_be_read(path: Path) -> None:
+def test_shipped_configs_can_be_read(path: Path) -> None:
     config = read_config(path)
     assert config.data.train

@@ -1,4 +1,4 @@
-"""Checkpoints: ours come back as they were; bad files are refused in words and never run."""
+"""Checkpoints: ours come back as they were; bad files are refused with a message and never run."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_groups(labelled: Path, tmp_path: Path, key: str) -> None:
 
 @pytest.fixture
 def mistakes(tmp_path: Path) -> dict[str, Path]:
-    """Files that a user may hand us by mistake."""
+    """Files that a user may give by mistake."""
     files = {name: tmp_path / name for name in ("si.xyz", "og.xyz", "nan.xyz", "bad.xyz", "what.abc", "empty.xyz")}
     write(files["si.xyz"], systems.si_rattled())
     og = systems.si_rattled()

@@ -20,7 +20,7 @@ import pytest
 import systems
 import torch
 from conftest import SMALL, random_chgnet
-from export_files import exported, source
+from export_files import COMPILED, exported, source
 
 from uip.graph.batch import Graph, batch
 from uip.graph.neighbors import build_graph
@@ -32,8 +32,8 @@ from uip.program import trace
 from uip.program.reader import load_program
 from uip.program.writer import append_record, export_model
 
-KINDS = (".pt2", ".pt")
-kind = pytest.mark.parametrize("suffix", KINDS)
+kind = pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=COMPILED), ".pt"])
+TWO_LAYERS = replace(SMALL, num_layers=2)
 NAMES = ("energy", "node_energy", "edge_grad", "forces", "virial", "magmoms")
 
 
@@ -97,7 +97,7 @@ def test_a_rank_may_own_nothing(suffix: str) -> None:
     }
 
 
-@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.slow), ".pt"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=[pytest.mark.slow, COMPILED]), ".pt"])
 def test_float32(suffix: str) -> None:
     path = exported("random", suffix, "float32")
     assert load_program(path).dtype == torch.float32
@@ -114,7 +114,7 @@ def test_published_model_in_its_exact_form(suffix: str, name: str) -> None:
     assert_same(exported("chgnet-0.3.0", suffix), model, graph_of(name), 1e-12)
 
 
-def test_what_a_file_says_of_itself() -> None:
+def test_record_of_a_file() -> None:
     path = exported("random", ".pt")
     program = load_program(path)
     assert program.elements == tuple(range(1, 31))
@@ -125,22 +125,21 @@ def test_what_a_file_says_of_itself() -> None:
     assert program.metadata["hash"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_origin_travels_with_the_file(tmp_path: Path) -> None:
-    model = random_chgnet()
-    model.card = PUBLISHED["chgnet-0.3.0"].card
-    export_model(model, tmp_path / "chgnet.pt")
-    program = load_program(tmp_path / "chgnet.pt")
-    assert program.card == model.card
-    assert program.metadata["provenance"] == f"{model.card.theory}; {model.card.reference}"
+def test_model_card_is_in_the_file() -> None:
+    card = PUBLISHED["chgnet-0.3.0"].card
+    program = load_program(exported("chgnet-0.3.0", ".pt"))
+    assert program.card == card
+    assert program.metadata["provenance"] == f"{card.theory}; {card.reference}"
 
 
-def test_a_global_question_is_declared_serial(tmp_path: Path) -> None:
-    model = random_chgnet(replace(SMALL, norm=False, output_bias=True))
+def test_model_with_output_bias_is_serial(tmp_path: Path) -> None:
+    model = random_chgnet(replace(TWO_LAYERS, norm=False, output_bias=True))
     export_model(model, tmp_path / "model.pt", dtype="float64")
     assert load_program(tmp_path / "model.pt").metadata["parallel"] is False
     assert_same(tmp_path / "model.pt", model, graph_of("nio"), 1e-12)
 
 
+@COMPILED
 def test_compiled_code_is_portable(tmp_path: Path) -> None:
     path = exported("random", ".pt2")
     assert load_program(path).metadata["instructions"] == "AVX2"
@@ -152,20 +151,27 @@ def test_compiled_code_is_portable(tmp_path: Path) -> None:
     assert "%zmm" not in listing
 
 
-def test_the_model_is_not_changed(tmp_path: Path) -> None:
-    model = random_chgnet(replace(SMALL, published_rounding=True)).float()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    export_model(model, tmp_path / "model.pt", dtype="float64")
+@pytest.fixture(scope="module")
+def one_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[CHGNet, CHGNet, list[str], Path]:
+    """A model before and after its export, the steps that were reported, and the folder."""
+    model = random_chgnet(replace(TWO_LAYERS, published_rounding=True)).float()
+    before, steps, folder = deepcopy(model), [], tmp_path_factory.mktemp("export")
+    export_model(model, folder / "model.pt", dtype="float64", progress=steps.append)
+    return before, model, steps, folder
+
+
+def test_export_does_not_change_the_model(one_export: tuple[CHGNet, CHGNet, list[str], Path]) -> None:
+    before, model, _, _ = one_export
     assert model.edge_basis.published_rounding
     assert model.reference_energy.dtype == torch.float32
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    weights = before.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_steps_are_told_and_files_are_whole(tmp_path: Path) -> None:
-    steps: list[str] = []
-    export_model(source("random"), tmp_path / "model.pt", progress=steps.append)
+def test_export_reports_steps_and_leaves_one_file(one_export: tuple[CHGNet, CHGNet, list[str], Path]) -> None:
+    _, _, steps, folder = one_export
     assert steps == ["tracing energy and gradient", "writing TorchScript", "running the self-test"]
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    assert [path.name for path in folder.iterdir()] == ["model.pt"]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +216,10 @@ def test_compiling_in_a_process_that_reads_ascii() -> None:
 
 def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a compiler miscompiles; here the program is that of a model with other weights."""
-    wrong = random_chgnet(seed=1)
+    model, wrong = random_chgnet(TWO_LAYERS), random_chgnet(TWO_LAYERS, seed=1)
     monkeypatch.setattr("uip.program.writer.trace", lambda model: trace.trace(wrong))
     with pytest.raises(RuntimeError, match=r"model\.pt was not written, .* does not reproduce the model.*self-test"):
-        export_model(source("random"), tmp_path / "model.pt", dtype="float64")
+        export_model(model, tmp_path / "model.pt", dtype="float64")
     assert not list(tmp_path.iterdir())
 
 
@@ -314,7 +320,7 @@ def test_a_renamed_file_is_read_by_its_content(tmp_path: Path, suffix: str) -> N
 
 
 @kind
-def test_faults_while_running_are_said_in_one_line(suffix: str) -> None:
+def test_errors_while_running_have_one_line(suffix: str) -> None:
     program = load_program(exported("random", suffix))
     tensors = graph_of("water").tensors()
     inputs = {name: tensors[name] for name in program.inputs}

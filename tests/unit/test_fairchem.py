@@ -1,4 +1,4 @@
-"""Checkpoints of fairchem: what is taken from them, and what is refused with which words."""
+"""Checkpoints of fairchem: what is read from them, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_settings_left_out_are_those_of_fairchem() -> None:
 
 
 def test_direct_forces(tmp_path: Path) -> None:
-    """The force head says (1, 2, 4) times the atomic energies, see `fairchem_files.direct`."""
+    """The force head predicts (1, 2, 4) times the atomic energies, see `fairchem_files.direct`."""
     for config in (CONFIG, {**CONFIG, "direct_forces": True}):
         model = allscaip_from_fairchem(direct(read_state("plain")), config)
         assert not model.conservative
@@ -127,8 +127,8 @@ def test_command(tmp_path: Path) -> None:
     output = tmp_path / "toy.ckpt"
     result = run(CHECKPOINT, "-o", output)
     assert result.exit_code == 0, result.output
-    for words in ("262,411 weights", "derivatives of the energy", "smooth = false", "FAIR Chemistry licence"):
-        assert words in result.stdout
+    for text in ("262,411 weights", "derivatives of the energy", "smooth = false", "FAIR Chemistry licence"):
+        assert text in result.stdout
     model = load_model(output)
     assert model.elements == (1, 6, 7, 8, 11, 17)
     assert model.card.name == "fairchem_checkpoint"

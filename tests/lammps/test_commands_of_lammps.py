@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from cases import water
-from export_files import exported
+from export_files import COMPILED, exported
 from lammps_run import DUMP, OUTPUT, read_dump, read_result, run_lammps, thermo_of, write_data
 
 from uip.plugins import lammps_plugin
@@ -64,22 +64,26 @@ def test_units_real(folder: Path) -> None:
     assert other.thermo["virial3"] * 1.01325 == pytest.approx(one.thermo["virial3"], rel=1e-4)  # atm and bar
 
 
-def test_compiled_and_script_agree(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "model", [pytest.param("random", marks=COMPILED), pytest.param("chgnet-0.3.0", marks=pytest.mark.slow)]
+)
+def test_compiled_and_script_agree(model: str, folder: Path) -> None:
     deck = "log log.{0}\n" + START + "{1}" + OUTPUT + "run 0\n" + DUMP.format(name="{0}", more="id")
     for suffix in (".pt", ".pt2"):
-        lammps(folder, deck.format(suffix, pair(exported("chgnet-0.3.0", suffix))))
+        lammps(folder, deck.format(suffix, pair(exported(model, suffix))))
     one, other = read_result(folder, ".pt"), read_result(folder, ".pt2")
     assert np.abs(one.forces).max() > 1e-3
     assert np.abs(one.forces - other.forces).max() < 1e-10
 
 
-def test_float32(folder: Path) -> None:
+@pytest.mark.parametrize("model", ["random", pytest.param("chgnet-0.3.0", marks=pytest.mark.slow)])
+def test_float32(model: str, folder: Path) -> None:
     """A file in single precision: 5e-5 eV/A from double, on one rank and on three."""
     deck = "log log.{0}\n" + START + "{1}" + OUTPUT + "run 0\n" + DUMP.format(name="{0}", more="id")
     results = []
     for dtype, num_ranks in (("float64", 1), ("float32", 1), ("float32", 3)):
         name = f"{dtype}{num_ranks}"
-        lammps(folder, deck.format(name, pair(exported("chgnet-0.3.0", ".pt", dtype))), num_ranks)
+        lammps(folder, deck.format(name, pair(exported(model, ".pt", dtype))), num_ranks)
         results.append(read_result(folder, name))
     for single in results[1:]:
         assert np.abs(single.forces - results[0].forces).max() < 5e-5

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ import systems
 from ase import Atoms
 from ase.io import read, write
 from conftest import random_allscaip
-from export_files import exported
+from export_files import COMPILED, exported
 
 from uip import Calculator
 from uip.checkpoint import save_checkpoint
 
 HERE = Path(__file__).parent
+SHARED = pytest.mark.xdist_group("mpi")
+"""Of tests that read the results of one mpiexec."""
 
 
 def run_on_ranks(num_ranks: int, *arguments: str, limit: float = 240) -> subprocess.CompletedProcess[str]:
@@ -40,43 +43,54 @@ def run_on_ranks(num_ranks: int, *arguments: str, limit: float = 240) -> subproc
     )
 
 
-def test_each_primitive_is_the_adjoint_of_its_partner() -> None:
-    result = run_on_ranks(3, "mpi_adjoint.py")
+BROKEN_ADJOINTS = ("adjoint:without reverse", "adjoint:without forward")
+BROKEN_ATTENTION = ("attention:without reduce", "attention:wrong order")
+
+
+@pytest.fixture(scope="module")
+def results() -> Callable[[str], list[str]]:
+    """What each rank printed for a check; all checks but that of the compiled program share one start."""
+    program = f"program:{exported('random', '.pt')}"
+    result = run_on_ranks(
+        4, "mpi_checks.py", "adjoint", *BROKEN_ADJOINTS, "attention", *BROKEN_ATTENTION, "models", program
+    )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("agrees") == 3
+    lines = [line.split(" | ") for line in result.stdout.splitlines() if " | " in line]
+    return lambda check: [text for name, text in lines if name == check]
 
 
-@pytest.mark.parametrize("broken", ["--without-reverse", "--without-forward"])
-def test_a_lost_exchange_is_noticed(broken: str) -> None:
-    result = run_on_ranks(3, "mpi_adjoint.py", broken)
-    assert result.returncode != 0
-    assert "<A x, y> =" in result.stderr or "the adjoint of the adjoint" in result.stderr
+@SHARED
+@pytest.mark.parametrize("check", ["adjoint", "attention", "models"])
+def test_three_ranks_agree(check: str, results: Callable[[str], list[str]]) -> None:
+    assert results(check) == ["agrees"] * 3
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".pt"])
-def test_exported_programs_give_the_same_on_ranks(suffix: str) -> None:
-    result = run_on_ranks(4, "mpi_program.py", str(exported("random", suffix)))
+@SHARED
+@pytest.mark.parametrize("check", BROKEN_ADJOINTS)
+def test_a_lost_exchange_is_noticed(check: str, results: Callable[[str], list[str]]) -> None:
+    found = results(check)
+    assert len(found) == 3
+    assert all("<A x, y> =" in text or "the adjoint of the adjoint" in text for text in found), found
+
+
+@SHARED
+@pytest.mark.parametrize("check", BROKEN_ATTENTION)
+def test_lost_or_misdirected_gradients_of_keys_are_noticed(check: str, results: Callable[[str], list[str]]) -> None:
+    found = results(check)
+    assert len(found) == 3
+    assert all("attention differs by" in text for text in found), found
+
+
+@SHARED
+def test_exported_program_gives_the_same_on_ranks(results: Callable[[str], list[str]]) -> None:
+    assert results(f"program:{exported('random', '.pt')}") == ["agrees"] * 4
+
+
+@COMPILED
+def test_compiled_program_gives_the_same_on_ranks() -> None:
+    result = run_on_ranks(4, "mpi_checks.py", f"program:{exported('random', '.pt2')}")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("agrees") == 4
-
-
-def test_attention_over_all_ranks_is_that_of_one() -> None:
-    result = run_on_ranks(3, "mpi_attention.py")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("agrees") == 3
-
-
-@pytest.mark.parametrize("broken", ["--without-reduce", "--wrong-order"])
-def test_lost_or_misdirected_gradients_of_keys_are_noticed(broken: str) -> None:
-    result = run_on_ranks(3, "mpi_attention.py", broken)
-    assert result.returncode != 0
-    assert "attention differs by" in result.stderr
-
-
-def test_divided_structures_give_the_same_on_ranks() -> None:
-    result = run_on_ranks(3, "mpi_model.py")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("agrees") == 3
 
 
 def test_predict_shares_structures_among_ranks(tmp_path: Path) -> None:
