@@ -139,14 +139,14 @@ def evaluate_distributed(evaluator: Evaluator, graph: Graph, comm: Any, *, ring:
             f"'{evaluator.potential.card.name}' gives right numbers on one rank only; run it without mpiexec"
         )
     graph = graph.to(dtype=evaluator.potential.dtype)
-    share = Domain(comm, graph, assign_owners(graph, comm.size), ring=ring)
-    with use_communicator(share.communicator):
-        said = evaluator.run(share.inputs)
+    domain = Domain(comm, graph, assign_owners(graph, comm.size), ring=ring)
+    with use_communicator(domain.communicator):
+        results = evaluator.run(domain.inputs)
     whole = {
         name: _joined(comm, value, rows, size)
-        for name, value in said.items()
+        for name, value in results.items()
         if value is not None
-        for rows, size in [(share.edges, graph.num_edges) if name == "edge_grad" else (share.atoms, graph.num_atoms)]
+        for rows, size in [(domain.edges, graph.num_edges) if name == "edge_grad" else (domain.atoms, graph.num_atoms)]
     }
     return check_finite(assemble_outputs(graph.to(dtype=torch.float64), whole), evaluator.potential.card.name)
 

@@ -198,7 +198,7 @@ def export_torchforce(
         atomic_numbers: of each atom that the model sees.
         periodic: whether atoms interact across the box; then `setUsesPeriodicBoundaryConditions(True)` as well.
         particles: the places of these atoms in the System; None: all, in order.
-        dtype: "float32" or "float64", of the model's arithmetic; edges are always found in float64.
+        dtype: "float32" or "float64", of the model; edges are always found in float64.
 
     Raises:
         ValueError: another ending, no such folder, an element that the model does not know, counts that differ.

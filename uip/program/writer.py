@@ -60,7 +60,7 @@ def export_model(
     Name, licence and origin come from `model.card`; `model` is not changed.
 
     Args:
-        dtype: "float32" or "float64", of the arithmetic and of all real tensors; "bfloat16": `for_inference`.
+        dtype: "float32" or "float64", of all real tensors; "bfloat16": `for_inference`.
         device: "cpu" or "cuda", where the program will run.
         native: compile for this machine's processor instead of any x86-64 with AVX2.
         recompute: layers keep less for the gradient and compute it again: less memory, more time.
@@ -70,7 +70,7 @@ def export_model(
         ValueError: another ending, dtype or device; `recompute` where a model does not offer it.
         RuntimeError: no C++ compiler, or the program does not reproduce the model.
     """
-    path, place, say = Path(path), parse_device(device), progress or (lambda step: None)
+    path, place, report = Path(path), parse_device(device), progress or (lambda step: None)
     if path.suffix not in (".pt2", ".pt"):
         raise ValueError(f"an exported file must be named *.pt2 (compiled) or *.pt (TorchScript), got '{path.name}'")
     if not path.parent.is_dir():
@@ -85,18 +85,18 @@ def export_model(
             raise ValueError(f"`recompute` is not offered by {ready.name}; leave it out")
         ready.activation_budget = 0.0
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
-    say("tracing energy and gradient")
+    report("tracing energy and gradient")
     program = trace(ready)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uip-export-") as folder:
         file = Path(folder) / path.name
         if path.suffix == ".pt2":
-            say("compiling")
+            report("compiling")
             _write_compiled(program, sample_inputs(ready), file, record["inputs"], native=native)
         else:
-            say("writing TorchScript")
+            report("writing TorchScript")
             _write_script(program, file)
         append_record(file, record)
-        say("running the self-test")
+        report("running the self-test")
         _check_program(file, place)
         file.replace(path)
 
