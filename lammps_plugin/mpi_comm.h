@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // `uip::Comm` over MPI: rows are sent directly from the rank that owns them to the ranks that use them, each row
 // once, for any pattern of LAMMPS (brick or tiled) and any number of images of an atom. All messages of the plugin
-// are here. Functions marked "collective" are called by all ranks, or none.
+// are here, except the owners of ghost atoms, which LAMMPS itself sends (pair_uip_compute.cpp). Functions marked
+// "collective" are called by all ranks, or none.
 #pragma once
 
 #include <ATen/core/Tensor.h>

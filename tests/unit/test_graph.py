@@ -9,7 +9,8 @@ import systems
 import torch
 
 from uip.graph.ase_io import structure_from_atoms
-from uip.graph.batch import Graph, batch, edge_vectors, forces_from_edge_grad, strain_gradient
+from uip.graph.batch import Graph, batch, edge_vectors
+from uip.graph.forces import forces_from_edge_grad, strain_gradient
 from uip.graph.neighbors import build_graph
 from uip.schema import FIELDS, INPUTS
 

@@ -1,6 +1,4 @@
-"""`Graph`: the inputs of a model; `Outputs`: its outputs; forces and virial from edge gradients.
-
-    F_i += g_e,  F_j -= g_e,  dE/d eps = sum_e edge_vec_e (x) g_e     with g_e = dE / d edge_vec_e, e = (i -> j)
+"""`Graph`: the inputs of a model, batched; `Outputs`: its outputs.
 
 Names, shapes and units: `uip.schema`.
 """
@@ -141,20 +139,3 @@ def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, shifts: Te
     cells = cell.index_select(0, graph_index.index_select(0, centre))
     offset = torch.einsum("ek,ekl->el", shifts.to(cell.dtype), cells)
     return positions.index_select(0, neighbor) - positions.index_select(0, centre) + offset
-
-
-def forces_from_edge_grad(edge_grad: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
-    """Forces, (N, 3) eV/A, from dE / d edge_vec; they sum to zero by construction."""
-    forces = edge_grad.new_zeros((num_atoms, 3)).index_add(0, edge_index[0], edge_grad)
-    return forces.index_add(0, edge_index[1], edge_grad, alpha=-1)
-
-
-def strain_gradient(edge_vec: Tensor, edge_grad: Tensor, edge_graph: Tensor, num_graphs: int) -> Tensor:
-    """dE / d eps, (B, 3, 3) eV, with eps acting on positions and cell; `edge_graph` (E,): graph of each edge.
-
-    Virial = -dE / d eps; stress = dE / d eps / V.
-    """
-    if num_graphs == 1:
-        return (edge_vec.mT @ edge_grad).unsqueeze(0)
-    products = (edge_vec.unsqueeze(2) * edge_grad.unsqueeze(1)).reshape(-1, 9)
-    return edge_grad.new_zeros((num_graphs, 9)).index_add(0, edge_graph, products).reshape(-1, 3, 3)

@@ -1,7 +1,7 @@
 """Readouts: from a model's atomic energies to energy, forces, virial and stress of a batch.
 
     run_model          the outputs of an exported program: atomic energies and gradients, by name
-    assemble_outputs   forces, virial and stress from these outputs, by scatter (`uip.graph.batch`)
+    assemble_outputs   forces, virial and stress from these outputs, by scatter (`uip.graph.forces`)
     evaluate           both
 
 With the gradient readout the energy is differentiated once, with respect to edge vectors. With the direct readout the
@@ -16,7 +16,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from uip.graph.batch import Graph, Outputs, forces_from_edge_grad, strain_gradient
+from uip.graph.batch import Graph, Outputs
+from uip.graph.forces import forces_from_edge_grad, strain_gradient
 from uip.models.potential import Potential
 
 
