@@ -89,10 +89,10 @@ at::Device find_device(const std::string &kind, int index) {
 
 class LoadedModel final : public Model {
  public:
-  LoadedModel(const std::string &path, Metadata metadata, Kind kind, const at::Device &device)
-      : device_(device), dtype_(metadata.dtype == "float64" ? at::kDouble : at::kFloat) {
-    metadata_ = std::move(metadata);
-    program_ = load_program(path, kind, device);
+  LoadedModel(const std::string &path, const Record &record, const at::Device &device)
+      : device_(device), dtype_(record.metadata.dtype == "float64" ? at::kDouble : at::kFloat) {
+    metadata_ = record.metadata;
+    program_ = load_program(path, record, device);
   }
 
   Tensors run(const Tensors &inputs) override {
@@ -174,7 +174,7 @@ std::unique_ptr<Model> load_checked(const std::string &path, int device_index) {
   check_processor(record.metadata.instructions);
   const at::Device device = find_device(record.metadata.device, device_index);
   record.metadata.hash = sha256_of_file(path);
-  auto model = std::make_unique<LoadedModel>(path, std::move(record.metadata), record.kind, device);
+  auto model = std::make_unique<LoadedModel>(path, record, device);
   check_answers(*model, record.self_tests);
   return model;
 }

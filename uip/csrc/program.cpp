@@ -5,14 +5,20 @@
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 
+#include "unpack.h"
+
 namespace uip {
 namespace {
 
 class CompiledProgram final : public Program {
  public:
   // One runner, used by one thread; without the device index each rank would use the first GPU.
-  CompiledProgram(const std::string &path, const at::Device &device)
-      : device_(device), loader_(path, "model", /*run_single_threaded=*/false, /*num_runners=*/1, device.index()) {}
+  CompiledProgram(const std::string &path, const std::string &checksum, const at::Device &device)
+      : device_(device),
+        unpacked_(std::make_unique<UnpackedProgram>(path, checksum)),
+        loader_(unpacked_->program(), "model", /*run_single_threaded=*/false, /*num_runners=*/1, device.index()) {
+    if (device.is_cpu()) unpacked_.reset();  // kernels of a GPU are read when they are first called
+  }
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) override {
     const c10::DeviceGuard guard(device_);
@@ -21,6 +27,7 @@ class CompiledProgram final : public Program {
 
  private:
   at::Device device_;
+  std::unique_ptr<UnpackedProgram> unpacked_;
   torch::inductor::AOTIModelPackageLoader loader_;
 };
 
@@ -49,8 +56,8 @@ class ScriptProgram final : public Program {
 
 }  // namespace
 
-std::unique_ptr<Program> load_program(const std::string &path, Kind kind, const at::Device &device) {
-  if (kind == Kind::compiled) return std::make_unique<CompiledProgram>(path, device);
+std::unique_ptr<Program> load_program(const std::string &path, const Record &record, const at::Device &device) {
+  if (record.kind == Kind::compiled) return std::make_unique<CompiledProgram>(path, record.checksum, device);
   return std::make_unique<ScriptProgram>(path, device);
 }
 

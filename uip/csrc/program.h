@@ -26,6 +26,7 @@ struct Record {
   Kind kind = Kind::compiled;
   Metadata metadata;
   std::vector<SelfTest> self_tests;
+  std::string checksum;  // of the other entries
 };
 
 /// Reads the record without loading the program. Throws std::runtime_error if this is no model file, or one of
@@ -39,6 +40,6 @@ class Program {
   virtual std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) = 0;
 };
 
-std::unique_ptr<Program> load_program(const std::string &path, Kind kind, const at::Device &device);
+std::unique_ptr<Program> load_program(const std::string &path, const Record &record, const at::Device &device);
 
 }  // namespace uip

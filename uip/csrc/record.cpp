@@ -5,8 +5,10 @@
 #include <torch/serialize.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <stdexcept>
 
+#include "archive_check.h"
 #include "hash.h"
 #include "program.h"
 #include "schema.h"
@@ -16,6 +18,7 @@ namespace {
 
 constexpr const char *record_name = "extra/uip";
 constexpr const char *checksum_name = "extra/uip_sha256";
+constexpr const char *signature_name = "extra/uip_signature";  // of the checksum; read by uip/program/signature.py
 
 using Archive = caffe2::serialize::PyTorchStreamReader;
 
@@ -50,7 +53,7 @@ void check_checksum(Archive &archive) {
   std::sort(names.begin(), names.end());
   Sha256 hash;
   for (const std::string &name : names) {
-    if (name == checksum_name) continue;
+    if (name == checksum_name || name == signature_name) continue;
     hash.add(name);
     hash.add(content(archive, name));
   }
@@ -149,14 +152,17 @@ Record read_record(const std::string &path) {
     throw std::runtime_error(
         "it is an archive, but not one written by 'uip export'; run 'uip export MODEL -o model.pt2'");
   }
+  const bool compiled = archive->hasRecord("archive_format");
+  check_entries(*archive, compiled, std::filesystem::file_size(path));
   check_checksum(*archive);
   const std::string bytes = content(*archive, record_name);
   const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
   check_schema(dictionary);
   Record record;
-  record.kind = archive->hasRecord("archive_format") ? Kind::compiled : Kind::script;
+  record.kind = compiled ? Kind::compiled : Kind::script;
   record.metadata = metadata(dictionary);
   record.self_tests = self_tests(dictionary);
+  record.checksum = content(*archive, checksum_name);
   return record;
 }
 
