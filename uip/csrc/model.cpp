@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "flush_denormals.h"
 #include "hash.h"
 #include "program.h"
 
@@ -99,6 +100,7 @@ class LoadedModel final : public Model {
     return with_prefix("'" + metadata_.name + "' failed: ", [&] {
       // the gradient is part of the program: autograd need not record
       const c10::NoGradGuard no_history;
+      const FlushDenormals flush;
       return named(program_->run(in_order(inputs)));
     });
   }

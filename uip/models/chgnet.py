@@ -25,11 +25,14 @@ from torch import Tensor, nn
 
 from uip.models.card import ModelCard
 from uip.models.direct import DirectGradient
+from uip.models.fused_chgnet import FusedCHGNet
 from uip.models.potential import Output, Potential
 from uip.nn.basis import AngularBasis, RadialBasis
+from uip.nn.fused import is_plain
 from uip.nn.mlp import GatedMLP
 from uip.ops.recompute import recomputed
 from uip.parallel.collectives import BONDS, ghost_gather, reverse_edges
+from uip.parallel.library import LIBRARY, load_library
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,26 @@ class CHGNet(Potential):
         hidden = [layer for _ in range(config.num_readout) for layer in (nn.Linear(channels, channels), nn.SiLU())]
         self.readout = nn.Sequential(*hidden, nn.Linear(channels, 1))
         self.direct = None if self.conservative else DirectGradient(channels, norm=config.norm)
+        self._fused: tuple[object, FusedCHGNet] | None = None
+
+    def pack(self) -> None:
+        self.fused()
+
+    def fused(self) -> FusedCHGNet | None:
+        """The fused form of `forward` for inference on a CPU; None where weights are trained, on a GPU, or within
+        `plain_form`. Weights are packed when they are first read and when they have changed."""
+        parameters = list(self.parameters())
+        if is_plain() or self.config.channels % 8 or not LIBRARY.is_file():
+            return None
+        if not all(isinstance(basis, RadialBasis) for basis in (self.edge_basis, self.bond_basis)):
+            return None
+        if any(p.requires_grad or p.device.type != "cpu" or p.is_inference() for p in parameters):
+            return None
+        load_library()
+        state = [(id(self), p.data_ptr(), p._version) for p in parameters]
+        if self._fused is None or self._fused[0] != state:
+            self._fused = state, FusedCHGNet(self)
+        return self._fused[1]
 
     @property
     def cutoff(self) -> float:
@@ -201,6 +224,9 @@ class CHGNet(Potential):
         angle_index: Tensor,
     ) -> Output:
         """Tensors as in `uip.schema`."""
+        fused = self.fused()
+        if fused is not None:
+            return fused(atomic_numbers, graph_index, edge_index, edge_vec, bond_index, reverse_bond, angle_index)
         species = atomic_numbers[: graph_index.shape[0]] - 1
         distance = torch.linalg.vector_norm(edge_vec, dim=1)
         bond_centre = edge_index[0].index_select(0, bond_index)

@@ -148,6 +148,9 @@ class Potential(nn.Module):
         """Whether the energy depends on positions not only through edge vectors; such a model also takes `strain`."""
         return "positions" in self.inputs
 
+    def pack(self) -> None:
+        """Prepare copies of weights that inference reads, before a program is traced; by default there are none."""
+
     def settings(self) -> dict[str, object]:
         """The fields of its config, from which the architecture can be rebuilt."""
         return asdict(self.config)

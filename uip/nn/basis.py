@@ -45,10 +45,14 @@ class RadialBasis(nn.Module):
         self.envelope_exponent = envelope_exponent
         self.frequencies = nn.Parameter(math.pi * torch.arange(1, num_radial + 1, dtype=torch.get_default_dtype()))
 
-    def forward(self, distance: Tensor) -> Tensor:
+    def split(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """x = r / rc and sqrt(2 / rc) u(x) / r, (E,): functions are sin(f_k x) times the second."""
         x = distance / self.cutoff
         u = expanded_envelope if self.published_rounding else envelope
-        scale = math.sqrt(2.0 / self.cutoff) * u(x, self.envelope_exponent) / distance
+        return x, math.sqrt(2.0 / self.cutoff) * u(x, self.envelope_exponent) / distance
+
+    def forward(self, distance: Tensor) -> Tensor:
+        x, scale = self.split(distance)
         return torch.sin(x.unsqueeze(1) * self.frequencies) * scale.unsqueeze(1)
 
 

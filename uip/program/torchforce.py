@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 
 from uip.checkpoint import parse_dtype
 from uip.models.potential import Potential
+from uip.nn.fused import plain_form
 from uip.parallel.library import load_library
 from uip.program.trace import exact_form, scriptable, trace
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
@@ -240,7 +241,8 @@ def serial_program(model: Potential, dtype: str) -> GraphModule:
     It stands being frozen and run by the optimising executor, which engines other than ours do.
     """
     load_library()
-    program = trace(exact_form(model).to(dtype=parse_dtype(dtype)))
+    with plain_form():
+        program = trace(exact_form(model).to(dtype=parse_dtype(dtype)))
     for node in list(program.graph.nodes):
         with program.graph.inserting_before(node):
             other = _serial_form(program.graph, node)

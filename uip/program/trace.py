@@ -43,8 +43,24 @@ def trace(model: Potential) -> GraphModule:
         present = {name: value.contiguous() for name, value in results.items() if value is not None}
         return tuple(present[name] for name in model.program_outputs)
 
+    model.pack()
     with use_ops():
         return make_fx(program, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*sample_inputs(model))
+
+
+def in_order(program: GraphModule) -> GraphModule:
+    """The same, with sums by index through an op of libuip, whose order does not depend on threads: compiled programs
+    would add with atomics, one number at a time. Processors only."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.index_add.default and node.args[1] == 0 and not node.kwargs:
+            base, _, index, source = node.args
+            with program.graph.inserting_before(node):
+                other = program.graph.call_function(torch.ops.uip.index_add.default, (base, index, source))
+            other.meta = node.meta
+            node.replace_all_uses_with(other)
+            program.graph.erase_node(node)
+    program.recompile()
+    return program
 
 
 def sample_inputs(model: Potential) -> list[Tensor]:

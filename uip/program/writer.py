@@ -34,9 +34,10 @@ from uip.checkpoint import for_inference, parse_device
 from uip.graph.batch import Graph
 from uip.models.potential import Potential
 from uip.models.readout import evaluate
+from uip.nn.fused import plain_form
 from uip.parallel.library import load_library
 from uip.program.reader import load_program
-from uip.program.trace import cluster, exact_form, sample_inputs, scriptable, trace
+from uip.program.trace import cluster, exact_form, in_order, sample_inputs, scriptable, trace
 from uip.schema import FIELDS, SCHEMA_VERSION
 
 PORTABLE = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256}
@@ -87,6 +88,8 @@ def export_model(
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
     report("tracing energy and gradient")
     program = trace(ready)
+    if place.type == "cpu":
+        program = in_order(program)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uip-export-") as folder:
         file = Path(folder) / path.name
         if path.suffix == ".pt2":
@@ -158,7 +161,8 @@ def _instructions(native: bool) -> str:
 def _self_test(graph: Graph, exact: Potential, ready: Potential) -> dict[str, dict[str, Tensor]]:
     """Inputs in the program's dtype and what the exact model says of them."""
     rounded = graph.to(dtype=ready.dtype)
-    answers = evaluate(exact, rounded.to(dtype=torch.float64))
+    with plain_form():
+        answers = evaluate(exact, rounded.to(dtype=torch.float64))
     return {
         "inputs": {name: rounded.tensors()[name].clone() for name in exact.inputs},
         "outputs": {name: getattr(answers, name).clone() for name in exact.program_outputs},

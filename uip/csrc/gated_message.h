@@ -1,0 +1,13 @@
+// Which kernels of messages this processor runs (message_kernels.h).
+#pragma once
+
+#include "message_kernels.h"
+
+namespace uip {
+
+/// The fastest kernels that the processor has and whose vectors divide `columns`. The environment's UIP_CPU_KERNELS
+/// (generic, avx2, avx512), read once, rules out better ones: for comparisons.
+template <typename T>
+const MessageKernels<T> &message_kernels(int64_t columns);
+
+}  // namespace uip

@@ -1,0 +1,85 @@
+// Chooses among the kernels of messages when the first is asked for.
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <string>
+#include <type_traits>
+
+#include "gated_message.h"
+
+namespace uip {
+namespace {
+
+enum Level : int { generic, avx2, avx512 };
+constexpr std::array<const char *, 3> names{"generic", "avx2", "avx512"};
+
+// Levels are compiled in where UIP_X86_KERNELS is set (CMakeLists.txt).
+int best_of_processor() {
+#if defined(UIP_X86_KERNELS)
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return generic;
+  for (const bool present : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512bw") != 0,
+                             __builtin_cpu_supports("avx512dq") != 0, __builtin_cpu_supports("avx512vl") != 0}) {
+    if (!present) return avx2;
+  }
+  return avx512;
+#else
+  return generic;
+#endif
+}
+
+int asked_for() {
+  const char *asked = std::getenv("UIP_CPU_KERNELS");
+  if (asked == nullptr || *asked == '\0') return avx512;
+  for (size_t level = 0; level < names.size(); ++level) {
+    if (names[level] == std::string(asked)) return static_cast<int>(level);
+  }
+  TORCH_CHECK(false, "UIP_CPU_KERNELS must be generic, avx2 or avx512, got '", asked, "'");
+}
+
+int level() {
+  static const int chosen = std::min(best_of_processor(), asked_for());
+  return chosen;
+}
+
+template <typename T>
+const MessageKernels<T> &kernels_of(int level) {
+#if defined(UIP_X86_KERNELS)
+  if constexpr (std::is_same_v<T, float>) {
+    if (level == avx512) return kernels_avx512::of_float;
+    if (level == avx2) return kernels_avx2::of_float;
+  } else {
+    if (level == avx512) return kernels_avx512::of_double;
+    if (level == avx2) return kernels_avx2::of_double;
+  }
+#else
+  static_cast<void>(level);
+#endif
+  if constexpr (std::is_same_v<T, float>) {
+    return kernels_generic::of_float;
+  } else {
+    return kernels_generic::of_double;
+  }
+}
+
+/// What `message_kernels` chooses where widths allow: "generic", "avx2" or "avx512".
+std::string cpu_kernels() { return names[level()]; }
+
+TORCH_LIBRARY_FRAGMENT(uip, library) { library.def("cpu_kernels() -> str", &cpu_kernels); }
+
+}  // namespace
+
+template <typename T>
+const MessageKernels<T> &message_kernels(int64_t columns) {
+  int chosen = level();
+  while (chosen > generic && columns % kernels_of<T>(chosen).lanes != 0) --chosen;
+  return kernels_of<T>(chosen);
+}
+
+template const MessageKernels<float> &message_kernels<float>(int64_t);
+template const MessageKernels<double> &message_kernels<double>(int64_t);
+
+}  // namespace uip
