@@ -15,7 +15,7 @@ struct NodePlace {
   int rank = 0, num_ranks = 1;
 };
 
-/// As launchers put it into variables; nothing if none did. `variable(name)`: its value or nullptr, as std::getenv.
+/// From the variables of launchers; nothing if none is set. `variable(name)`: its value or nullptr, as std::getenv.
 template <typename Variable>
 std::optional<NodePlace> place_from_launcher(const Variable &variable) {
   constexpr std::pair<const char *, const char *> names[] = {
@@ -34,7 +34,7 @@ std::optional<NodePlace> place_from_launcher(const Variable &variable) {
 }
 
 /// Of a rank in a run of several partitions, all of which share the GPUs. Partitions need not run the same commands, so
-/// they cannot ask each other; without a launcher's variables ranks are taken to fill computers in order.
+/// a collective call over all of them could wait forever. Without a launcher's variables: the rank in the universe.
 inline NodePlace place_among_partitions(const std::optional<NodePlace> &launcher, int universe_rank,
                                         const NodePlace &in_partition) {
   return launcher ? *launcher : NodePlace{universe_rank, in_partition.num_ranks};
@@ -45,7 +45,7 @@ inline int choose_gpu(const std::string &device, int num_gpus, const NodePlace &
   return device == "cpu" || num_gpus == 0 ? -1 : place.rank % num_gpus;
 }
 
-/// What hinders `device cuda` on a rank; "" if nothing.
+/// The error of `device cuda` on a rank; "" if none.
 inline std::string missing_gpu(const std::string &device, int num_gpus, int rank) {
   if (device != "cuda" || num_gpus > 0) return "";
   return "pair_style uip: 'device cuda' needs a GPU, and the computer of rank " + std::to_string(rank) +

@@ -60,9 +60,10 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void check(const Settings &settings) const;
   int whole_number(const std::string &keyword, const std::string &value) const;
   void allocate();
+
   struct ReadModel {
     std::unique_ptr<Model> model;
-    std::string problem;
+    std::string problem;  // "": none
   };
   std::string restore_model();
   void load(const std::string &path, const std::vector<std::string> &elements);

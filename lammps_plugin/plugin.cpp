@@ -57,9 +57,9 @@ std::string version_text(uint64_t version) {
 
 /// The first difference between this process and the build of the plugin; "" if none.
 std::string mismatch(LAMMPS *lammps) {
-  const int met = lammps_version(lammps);
-  if (met != UIP_LAMMPS_VERSION) {
-    return "LAMMPS " + std::to_string(UIP_LAMMPS_VERSION) + ", but this is LAMMPS " + std::to_string(met);
+  const int running = lammps_version(lammps);
+  if (running != UIP_LAMMPS_VERSION) {
+    return "LAMMPS " + std::to_string(UIP_LAMMPS_VERSION) + ", but this is LAMMPS " + std::to_string(running);
   }
   if (!mpi_fits()) return std::string(MPI_BUILT_FOR) + ", but this LAMMPS runs on another MPI";
   const auto torch = version_text(aoti_torch_abi_version()), built = version_text(TORCH_ABI_VERSION);
