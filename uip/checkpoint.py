@@ -124,6 +124,9 @@ def _load_file(path: Path) -> Potential:
 
 
 def _from_content(content: dict[str, Any], path: Path) -> Potential:
+    missing = [key for key in ("schema_version", "model", "settings", "state", "card") if key not in content]
+    if missing:
+        raise ValueError(f"{path} must have the entries of a checkpoint, but lacks {', '.join(missing)}; copy it again")
     if content["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
             f"{path} was written with schema {content['schema_version']}, this build reads {SCHEMA_VERSION}; update uip"

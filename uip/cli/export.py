@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from uip.cli.errors import errors, user_errors
+from uip.cli.errors import ended_by_exception, errors, user_errors
 from uip.cli.options import check_output
 from uip.cli.tables import console
 
@@ -26,7 +26,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Write the program that LAMMPS and OpenMM load: energy and gradient, compiled, with its own self-test."""
-    with user_errors():
+    with user_errors(), ended_by_exception():
         from uip.checkpoint import load_model
         from uip.program.writer import export_model
 
@@ -61,10 +61,10 @@ def _check_target(target: str, structure: Path | None, device: str) -> None:
 
 
 def _export_torchforce(model: Any, output: Path, structure: Path, dtype: str) -> None:
-    from uip.data.read import read_atoms
+    from uip.data.read import read_structures
     from uip.program.torchforce import export_torchforce
 
-    atoms = next(iter(read_atoms(structure)))
+    atoms, _ = next(read_structures(structure))
     if atoms.pbc.any() and not atoms.pbc.all():
         raise ValueError(f"OpenMM is periodic along all directions or none, but {structure} has {atoms.pbc.tolist()}")
     export_torchforce(model, output, atoms.numbers, periodic=bool(atoms.pbc.all()), dtype=dtype)

@@ -13,6 +13,19 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 
+Format = Annotated[
+    str | None, typer.Option("--format", help="ASE's name of the input format, e.g. lammps-data; default: found out.")
+]
+Species = Annotated[
+    str | None, typer.Option(help="Elements of the types 1, 2, ... of a LAMMPS file that does not name them: 'Si O'.")
+]
+
+
+def species_of(text: str | None) -> list[str]:
+    """The elements of `--species`, separated by spaces or commas."""
+    return (text or "").replace(",", " ").split()
+
+
 def check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) -> None:
     """Refuse what would fail or destroy something after the long work is done."""
     if path is None:
@@ -25,13 +38,15 @@ def check_output(path: Path | None, suffixes: tuple[str, ...], *, force: bool) -
         raise ValueError(f"'{path}' exists; choose another name, or add --force to replace it")
 
 
-def checked_structures(files: list[Path], evaluator: Any) -> tuple[list[tuple[Path, Any]], list[Any]]:
+def checked_structures(
+    files: list[Path], evaluator: Any, kind: str | None = None, species: list[str] | None = None
+) -> tuple[list[tuple[Path, Any]], list[Any]]:
     """Files with their atoms, and structures; a mistake in any of them is found before the work begins."""
     from uip.data.read import read_structures
 
     frames, structures = [], []
     for file in files:
-        for number, (atoms, structure) in enumerate(read_structures(file)):
+        for number, (atoms, structure) in enumerate(read_structures(file, kind=kind, species=species or ())):
             try:
                 evaluator.check_elements(structure.atomic_numbers)
             except ValueError as error:

@@ -2,49 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import track
 
-from uip.cli.errors import all_ranks, errors, user_errors
-from uip.cli.options import AsJson, Device, Dtype, Model, check_output, checked_structures
-from uip.cli.tables import console, print_errors, print_predictions, write_predictions
+from uip.cli.errors import USER_ERRORS, all_ranks, errors, user_errors
+from uip.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Format,
+    Model,
+    Species,
+    check_output,
+    checked_structures,
+    species_of,
+)
+from uip.cli.tables import prediction_row, print_errors, print_predictions, with_results
 
 
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Structures, in any format that ASE reads.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Structures, in any format that ASE reads; FILE@0:2 for some frames; - for stdin."),
+    ],
     model: Model = "chgnet-0.3.0",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an extxyz file with results.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    kind: Format = None,
+    species: Species = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on after a structure without a prediction.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file.
 
-    Under mpiexec the ranks share each structure.
+    The file grows with each structure. Under mpiexec the ranks share each structure.
     """
     with user_errors(), all_ranks() as ranks:
-        from uip.inference.domain import predict_distributed
-        from uip.inference.evaluator import load_evaluator, predict
+        from uip.inference.evaluator import load_evaluator
+        from uip.inference.stream import predict_stream
 
         check_output(output, (".xyz", ".extxyz"), force=force)
+        if ranks is not None and "-" in files:
+            raise ValueError("standard input reaches one rank only; name a file")
         evaluator = load_evaluator(model, device=device, dtype=dtype)
-        frames, structures = checked_structures(files, evaluator)
-        predictions = (
-            predict(evaluator, structures)
-            if ranks is None
-            else (predict_distributed(evaluator, structure, ranks) for structure in structures)
-        )
-        results = list(track(predictions, "evaluating", len(frames), console=errors, transient=True))
-        if ranks is not None and ranks.rank > 0:
-            return
-        if output is not None:
-            write_predictions(output, [atoms for _, atoms in frames], results)
-        print_predictions(frames, results, evaluator.title)
-        if output is not None:
-            console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+        results = predict_stream(evaluator, _frames(files, kind, species_of(species)), ranks=ranks)
+        first = ranks is None or ranks.rank == 0
+        rows, bad, reason = _collect(results, output if first else None, skip_bad=skip_bad)
+        if first:
+            print_predictions(rows, evaluator.title, as_json=as_json)
+        for message in bad if first else []:
+            errors.print(f"uip: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        if output is not None and first:
+            errors.print(f"written: {output}, {len(rows)} structures", markup=False, highlight=False, soft_wrap=True)
+    if reason:
+        raise typer.Exit(reason)
+
+
+def _frames(files: list[str], kind: str | None, species: list[str]) -> Iterator[Any]:
+    from uip.data.read import read_atoms
+    from uip.inference.stream import Frame
+
+    for file in files:
+        for number, atoms in enumerate(read_atoms(file, kind=kind, species=species)):
+            yield Frame(file, number, atoms)
+
+
+def _collect(
+    results: Iterator[Any], output: Path | None, *, skip_bad: bool
+) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Rows of the table, messages of structures without one, and the exit code; writes each structure at once."""
+    from ase.io.extxyz import write_extxyz
+
+    from uip.inference.stream import Failure
+
+    rows: list[dict[str, Any]] = []
+    bad: list[str] = []
+    with nullcontext() if output is None else output.open("w") as file:
+        try:
+            for frame, result in track(results, "evaluating", console=errors, transient=True):
+                if isinstance(result, Failure):
+                    bad.append(f"{frame.file}, structure {frame.number}: {result.message}")
+                    if not skip_bad:
+                        return rows, bad, 1
+                    continue
+                rows.append(prediction_row(frame, result))
+                if file is not None:
+                    write_extxyz(file, [with_results(frame.atoms, result)])
+                    file.flush()
+        except USER_ERRORS as error:
+            return rows, [*bad, str(error)], 1
+        except KeyboardInterrupt:
+            return rows, [*bad, f"interrupted after {len(rows)} structures"], 130
+    return rows, bad, 0
 
 
 def evaluate(

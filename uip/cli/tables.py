@@ -14,45 +14,69 @@ from rich.table import Table
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 
-def write_predictions(path: Path, frames: list[Any], results: list[Any]) -> None:
-    """Structures with what was predicted of them, as an extxyz file."""
+def with_results(atoms: Any, result: Any) -> Any:
+    """A copy of a structure with its prediction, as ASE writes it."""
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
     from ase.stress import full_3x3_to_voigt_6_stress
 
-    written = []
-    for atoms, result in zip(frames, results, strict=True):
-        values = {name: result[name] for name in ("forces", "magmoms") if name in result}
-        values["energy"] = float(result["energy"])
-        if "stress" in result and np.isfinite(result["stress"]).all():
-            values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
-        copy = atoms.copy()
-        copy.calc = SinglePointCalculator(copy, **values)
-        written.append(copy)
-    write(path, written, format="extxyz")
+    values = {name: result[name] for name in ("forces", "magmoms") if name in result}
+    values["energy"] = float(result["energy"])
+    if "stress" in result and np.isfinite(result["stress"]).all():
+        values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+    copy = atoms.copy()
+    copy.calc = SinglePointCalculator(copy, **values)
+    return copy
 
 
-def print_predictions(frames: list[Any], results: list[Any], title: str) -> None:
-    """One line a structure."""
+def prediction_row(frame: Any, result: Any) -> dict[str, Any]:
+    """Scalars of one prediction; None where the model or the structure has none."""
     import numpy as np
 
     from uip.units import EV_PER_A3_TO_GPA
 
-    table = Table("file", "formula", "atoms", "E / eV", "E / eV/atom", "max F / eV/A", "P / GPa", "sum magmoms / mu_B")
-    table.title = title
-    for (file, atoms), result in zip(frames, results, strict=True):
-        pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
-        table.add_row(
-            file.name,
-            atoms.get_chemical_formula(),
-            str(len(atoms)),
-            f"{result['energy']:.4f}",
-            f"{result['energy'] / len(atoms):.5f}",
-            f"{np.linalg.norm(result['forces'], axis=1).max():.4f}",
-            "" if np.isnan(pressure) else f"{pressure:.3f}",
-            f"{result['magmoms'].sum():.3f}" if "magmoms" in result else "",
-        )
+    pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
+    return {
+        "file": frame.file,
+        "number": frame.number,
+        "formula": frame.atoms.get_chemical_formula(),
+        "atoms": len(frame.atoms),
+        "energy": float(result["energy"]),
+        "energy_per_atom": float(result["energy"]) / len(frame.atoms),
+        "max_force": float(np.linalg.norm(result["forces"], axis=1).max()),
+        "pressure": None if np.isnan(pressure) else float(pressure),
+        "magmom": float(result["magmoms"].sum()) if "magmoms" in result else None,
+    }
+
+
+COLUMNS = {
+    "energy": ("E / eV", ".4f"),
+    "energy_per_atom": ("E / eV/atom", ".5f"),
+    "max_force": ("max F / eV/A", ".4f"),
+    "pressure": ("P / GPa", ".3f"),
+    "magmom": ("sum magmoms / mu_B", ".3f"),
+}
+
+
+def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
+    """One line a structure; in a narrow terminal names are folded, numbers are not."""
+    if as_json:
+        json.dump(rows, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table(title=title)
+    table.add_column("file", overflow="fold")
+    table.add_column("formula", overflow="fold")
+    table.add_column("atoms", min_width=5, justify="right")
+    cells = {
+        name: ["" if row[name] is None else format(row[name], form) for row in rows]
+        for name, (_, form) in COLUMNS.items()
+    }
+    for name, (heading, _) in COLUMNS.items():
+        table.add_column(heading, min_width=max((len(cell) for cell in cells[name]), default=1), justify="right")
+    for number, row in enumerate(rows):
+        numbers = (cells[name][number] for name in COLUMNS)
+        table.add_row(Path(row["file"]).name, row["formula"], str(row["atoms"]), *numbers)
     console.print(table)
 
 

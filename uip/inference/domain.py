@@ -21,8 +21,8 @@ from uip.parallel.collectives import BONDS, EDGES, use_communicator
 from uip.parallel.mpi import MPICommunicator
 from uip.schema import Integers
 
-RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
-"""What mpiexec tells its processes."""
+RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Set by mpiexec and srun for the processes that they start. `SLURM_NTASKS` is that of a whole allocation."""
 
 
 def world() -> Any:
@@ -132,8 +132,13 @@ def evaluate_distributed(evaluator: Evaluator, graph: Graph, comm: Any, *, ring:
             many.
 
     Raises:
-        ValueError: a potential that must see the whole structure at once.
+        ValueError: a potential that must see the whole structure at once, or one on a GPU: rows travel as CPU tensors.
     """
+    if evaluator.potential.device.type != "cpu":
+        raise ValueError(
+            f"several ranks share a structure on CPUs only, but '{evaluator.potential.card.name}' is on "
+            f"{evaluator.potential.device}; use --device cpu, or one rank (LAMMPS runs one GPU per rank)"
+        )
     if not evaluator.potential.parallel:
         raise ValueError(
             f"'{evaluator.potential.card.name}' gives right numbers on one rank only; run it without mpiexec"

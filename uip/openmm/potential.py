@@ -13,7 +13,16 @@ import openmm
 from openmm import app
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
-IMPLEMENTATIONS = ("native", "python")
+from uip.config import suggestion
+
+IMPLEMENTATIONS = {
+    "native": ("embed", "skin", "name", "scale_parameter"),
+    "python": ("device", "dtype", "skin", "name"),
+}
+"""With the arguments that each takes beside those of `addForces`."""
+CHECKPOINTS = (".ckpt", ".pth", ".tar")
+PASSED_ALONG = ("linkAtomDistances", "mlLongRange")
+"""Arguments of embeddings, which openmm-ml gives to potentials too."""
 
 
 class UipPotentialImplFactory(MLPotentialImplFactory):
@@ -57,10 +66,12 @@ class UipPotentialImpl(MLPotentialImpl):
             implementation: "native" or "python"; native falls back to python, with a warning, where it is not built.
             periodic: default: whether the Topology has a box or the System is periodic.
             charge, multiplicity: of the model's atoms.
-            args: further arguments of `create_force` or `create_python_force`: embed, skin, device, dtype, name.
+            args: see `IMPLEMENTATIONS`.
 
         Raises:
-            ValueError: an atom without element, another implementation, open boundaries in a periodic System.
+            TypeError: an argument that the implementation does not have.
+            ValueError: a model that is not exported (native), an atom without element, another implementation,
+                open boundaries in a periodic System.
         """
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"`implementation` must be one of {', '.join(IMPLEMENTATIONS)}, got '{implementation}'")
@@ -71,8 +82,10 @@ class UipPotentialImpl(MLPotentialImpl):
                 "a PythonForce on some atoms of a periodic System must be periodic itself: OpenMM 8.6 misplaces its "
                 "atoms on GPUs otherwise; leave `periodic` out, or use implementation='native'"
             )
-        # openmm-ml passes arguments of embeddings along
-        settings = {k: v for k, v in args.items() if k not in ("linkAtomDistances", "mlLongRange")}
+        settings = {k: v for k, v in args.items() if k not in PASSED_ALONG}
+        _check_arguments(settings, implementation)
+        if implementation == "native":
+            _check_file(self.model)
         force = self._create(
             implementation,
             _atomic_numbers(topology, chosen),
@@ -101,6 +114,28 @@ class UipPotentialImpl(MLPotentialImpl):
         """False: models end at a cutoff or look at nearest images alone, so periodic electrostatics stay with the
         classical force field."""
         return False
+
+
+def _check_arguments(settings: dict[str, Any], implementation: str) -> None:
+    known = (*IMPLEMENTATIONS[implementation], "implementation", "periodic", "charge", "multiplicity")
+    for name in settings:
+        other = next((i for i, names in IMPLEMENTATIONS.items() if name in names), None)
+        hint = f"; implementation='{other}' has it" if other else suggestion(name, known)
+        if name not in known:
+            raise TypeError(
+                f"createSystem of uip's {implementation} implementation has no argument `{name}`{hint}; "
+                f"it takes {', '.join(known)}"
+            )
+
+
+def _check_file(model: Any) -> None:
+    from uip.importers.published import PUBLISHED  # with torch, which openmm-ml need not load
+
+    if str(model) in PUBLISHED or str(model).endswith(CHECKPOINTS):
+        raise ValueError(
+            f"the native implementation needs a file written by 'uip export', got '{model}'; run "
+            f"'uip export {model} -o model.pt2' and use modelPath='model.pt2', or use implementation='python'"
+        )
 
 
 def _atomic_numbers(topology: app.Topology, atoms: list[int] | None) -> list[int]:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from openmm import unit
 
 from uip.graph.structure import check_charge_and_spin, check_structure
-from uip.inference.evaluator import PROGRAM_SUFFIXES, Evaluator, load_evaluator, split
-from uip.program.reader import load_program
+from uip.inference.evaluator import Evaluator, load_evaluator, split
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
 
@@ -35,8 +34,8 @@ class PythonPotential:
 
     def _load(self, model: Path | str) -> None:
         s = self.settings
-        _check_charge_and_spin(model, s["charge"], s["spin"])
         self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"])
+        _check_charge_and_spin(self.evaluator, s["charge"], s["spin"])
         self.evaluator.check_elements(self.atomic_numbers)
         self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
 
@@ -65,12 +64,14 @@ class PythonPotential:
         return float(prediction["energy"]) * EV_TO_KJ_PER_MOL, forces
 
 
-def _check_charge_and_spin(model: Path | str, charge: int, spin: int) -> None:
+def _check_charge_and_spin(evaluator: Evaluator, charge: int, spin: int) -> None:
     charge, spin = check_charge_and_spin(charge, spin)
-    inputs = load_program(model).inputs if Path(model).suffix in PROGRAM_SUFFIXES else ()
+    inputs = evaluator.potential.inputs
     for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
         if value != neutral and name not in inputs:
-            raise ValueError(f"'{Path(model).name}' reads no total {name}, so `{name}` must be {neutral}, got {value}")
+            raise ValueError(
+                f"'{evaluator.potential.card.name}' reads no total {name}, so `{name}` must be {neutral}, got {value}"
+            )
 
 
 def create_python_force(

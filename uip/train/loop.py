@@ -38,6 +38,7 @@ from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties,
 from uip.train.metrics import Line, Log
 from uip.train.optim import learning_rate
 from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device, write_structures
+from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
 
 SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
@@ -67,6 +68,7 @@ def train(
     Raises:
         ValueError: an error in config or data.
         FloatingPointError: the loss is not finite or has diverged; the structures of that step are saved.
+        StoppedError: after SIGINT or SIGTERM, with a checkpoint of the last step.
     """
     device = run_device(config.run)
     ranks = Ranks.join(device.type)
@@ -93,7 +95,8 @@ def train(
         report(f"warning: {warning}")
     log = Log(folder, keep=state.lines, tensorboard=config.run.tensorboard) if ranks.is_first else None
     try:
-        run_epochs(config, state, training, validation, ranks, log, report, on_step)
+        with stop_requests() as stop:
+            run_epochs(config, state, training, validation, ranks, log, report, on_step, stop)
     finally:
         if log is not None:
             log.close()
@@ -110,6 +113,7 @@ def run_epochs(
     log: Log | None,
     report: Callable[[str], None],
     on_step: StepCallback,
+    stop: StopRequest,
 ) -> None:
     """All remaining epochs, or as many as fit into `run.hours`."""
     cost = cost_model(state.model.name)
@@ -129,6 +133,7 @@ def run_epochs(
             state.seconds = time.monotonic() - began
             write_log(log, state, {"kind": "train", **line, "rate": rate})
             on_step(state.step, num_steps, len(batch))
+            stop_if_asked(config, state, ranks, stop)
             late = out_of_time(config, state, ranks)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(config, state, ranks)
@@ -274,9 +279,24 @@ def out_of_time(config: TrainConfig, state: State, ranks: Ranks) -> bool:
     return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * config.run.hours)])) > 0)
 
 
+def stop_if_asked(config: TrainConfig, state: State, ranks: Ranks, stop: StopRequest) -> None:
+    """Write last.ckpt and raise `StoppedError`, if a signal reached any rank."""
+    if not bool(ranks.sum(torch.tensor([float(bool(stop))])) > 0):
+        return
+    save_last(config, state, ranks)
+    raise StoppedError(
+        f"stopped by {stop.name or 'a signal of another rank'} after step {state.step}; the checkpoint "
+        f"{Path(config.run.folder) / 'last.ckpt'} is complete, add --resume to continue"
+    )
+
+
 def save_last(config: TrainConfig, state: State, ranks: Ranks) -> None:
-    """Write last.ckpt."""
+    """Write last.ckpt; and best.ckpt, if the first epoch has not ended yet."""
+    folder = Path(config.run.folder)
     if ranks.is_first:
-        with explain_write_errors(Path(config.run.folder), DISK_FULL_ADVICE):
-            save_state(state, config, Path(config.run.folder) / "last.ckpt")
+        with explain_write_errors(folder, DISK_FULL_ADVICE):
+            save_state(state, config, folder / "last.ckpt")
+            if not (folder / "best.ckpt").exists():
+                with ema_weights(state) as model:
+                    save_checkpoint(model, folder / "best.ckpt")
     ranks.barrier()
