@@ -29,7 +29,9 @@ load_library()
 NAMES = ("energy", "node_energy", "edge_grad", "forces", "virial", "magmoms")
 
 
-def make_model(channels: int, *, norm: bool = True, dtype: torch.dtype = torch.float64, readout: str = "gradient") -> CHGNet:
+def make_model(
+    channels: int, *, norm: bool = True, dtype: torch.dtype = torch.float64, readout: str = "gradient"
+) -> CHGNet:
     config = replace(SMALL, channels=channels, norm=norm, output_bias=not norm, readout=readout)
     return random_chgnet(config).to(dtype=dtype).requires_grad_(False).eval()
 
@@ -89,7 +91,8 @@ def test_direct_readout_is_the_plain_one() -> None:
 def test_no_edges_and_no_angles(count: int) -> None:
     positions = torch.tensor([[0.0, 0.0, 5.0 * k] for k in range(count)]).numpy()
     graph = build_graph(check_structure([8] * count, positions), 6.0, 3.0).to(dtype=torch.float64)
-    assert graph.num_angles == 0 and graph.num_edges == (0 if count == 1 else 2)
+    assert graph.num_angles == 0
+    assert graph.num_edges == (0 if count == 1 else 2)
     model = make_model(16)
     with plain_form():
         expected = evaluate(model, graph)
@@ -141,14 +144,20 @@ def angle_call(dtype: torch.dtype = torch.float64) -> tuple[AngleMessage, list[T
     lists = angle_lists(angle_index, bond_centre, torch.zeros(2, dtype=torch.int64))
     inputs = [torch.randn(rows, 16, dtype=dtype) for rows in (4, 4, 2, 4)]
     message = AngleMessage(mlp)
-    return message, [message(*tensors, bond_centre, lists) for tensors in [[x.requires_grad_() for x in inputs]]] + inputs
+    return message, [
+        message(*tensors, bond_centre, lists) for tensors in [[x.requires_grad_() for x in inputs]]
+    ] + inputs
 
 
 def test_a_second_derivative_is_refused() -> None:
     _, (y, *inputs) = angle_call()
-    with pytest.raises(RuntimeError, match="not implemented|does not require grad|derivative"):
+
+    def second_derivative() -> None:
         (first,) = torch.autograd.grad(y.square().sum(), inputs[:1], create_graph=True)
         torch.autograd.grad(first.square().sum(), inputs[:1])
+
+    with pytest.raises(RuntimeError, match=r"not implemented|does not require grad|derivative"):
+        second_derivative()
 
 
 def test_a_derivative_of_weights_is_refused() -> None:
@@ -157,21 +166,26 @@ def test_a_derivative_of_weights_is_refused() -> None:
         weights = linear_or_message.weights
         weights[0] = weights[0].clone().requires_grad_()
         none = torch.tensor([], dtype=torch.float64)
-        with pytest.raises(RuntimeError, match="weights must be constants"):
-            if isinstance(linear_or_message, PackedLinear):
-                linear_or_message(inputs[0])
+
+        def call(layer: object = linear_or_message) -> None:
+            if isinstance(layer, PackedLinear):
+                layer(inputs[0])
             else:
                 bond_centre, angle_index = torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
                 lists = angle_lists(angle_index, bond_centre, torch.zeros(2, dtype=torch.int64))
                 totals = (torch.zeros(4, 32, dtype=torch.float64), torch.zeros(4, 32, dtype=torch.float64), none)
-                linear_or_message.call(1, lists, inputs[1], none, totals, inputs[3])
+                layer.call(1, lists, inputs[1], none, totals, inputs[3])
+
+        with pytest.raises(RuntimeError, match="weights must be constants"):
+            call()
 
 
 def test_a_panel_holds_64_bytes() -> None:
     matrix = torch.arange(3 * 24, dtype=torch.float32).view(3, 24)
     packed = panels(matrix)
     assert packed.shape == (2, 3, 16)
-    assert packed[1, 2, 3] == matrix[2, 19] and packed[1, 2, 8] == 0.0
+    assert packed[1, 2, 3] == matrix[2, 19]
+    assert packed[1, 2, 8] == 0.0
 
 
 def test_packed_linear_is_linear() -> None:
@@ -210,9 +224,18 @@ for dtype in (torch.float32, torch.float64):
 
 def results_with(kernels: str) -> list[Tensor]:
     tests = Path(__file__).parents[1]
-    environment = {**os.environ, "UIP_CPU_KERNELS": kernels, "PYTHONPATH": os.pathsep.join([str(tests), str(tests / "ops")])}
+    environment = {
+        **os.environ,
+        "UIP_CPU_KERNELS": kernels,
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests / "ops")]),
+    }
     run = subprocess.run(
-        [sys.executable, "-c", PRINT_KERNELS], env=environment, capture_output=True, text=True, check=True, cwd=tests.parent
+        [sys.executable, "-c", PRINT_KERNELS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tests.parent,
     )
     name, *numbers = run.stdout.strip().splitlines()
     assert name == kernels

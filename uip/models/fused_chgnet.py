@@ -1,4 +1,4 @@
-"""CHGNet as inference runs it on a processor: the formulas of `uip.models.chgnet`, with packed weights and fused messages.
+"""CHGNet for inference on a CPU: the formulas of `uip.models.chgnet`, with packed weights and fused messages.
 
 Only what has no size of an edge or angle times channels is kept for the gradient: inputs of messages, which the kernels
 compute again. Has first derivatives with respect to geometry alone, and the same digits on any number of threads.

@@ -2,9 +2,9 @@
 
     G(first[row] + second[column] + third[slot] + inputs W) * factor        (uip/nn/mlp.py, csrc/gated_message.cpp)
 
-The modules that training differentiates stay the definition. What is packed here is a copy of their weights: the means of
-channels that layer normalisation takes away are taken from the weights before it, constants are folded, and matrices
-(K, N) lie in panels (N / L, K, L) of 64 bytes, the order in which the kernels read them.
+The modules used in training stay the definition. Their weights are copied and packed here: the means over channels that
+layer normalisation removes are removed from the weights before it, constants are folded, and matrices (K, N) are stored
+in panels (N / L, K, L) of 64 bytes, the order in which the kernels read them.
 """
 
 from __future__ import annotations
@@ -138,7 +138,12 @@ class PackedMessage:
         self.channels, self.num_radial = mlp.channels, num_radial
         self.norm = isinstance(mlp.core_norm, nn.LayerNorm)
         back = input_weight if factor_weight is None else torch.cat([input_weight, factor_weight])
-        self.weights = [panels(input_weight.T), panels(back), *self._affine(mlp.core_norm), *self._affine(mlp.gate_norm)]
+        self.weights = [
+            panels(input_weight.T),
+            panels(back),
+            *self._affine(mlp.core_norm),
+            *self._affine(mlp.gate_norm),
+        ]
         self.weights[2:6] = [value.to(input_weight) for value in self.weights[2:6]]
         if isinstance(mlp.core, nn.Linear) and isinstance(mlp.gate, nn.Linear):
             core, gate = self._second(mlp.core), self._second(mlp.gate)
