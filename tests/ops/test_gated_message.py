@@ -144,9 +144,8 @@ def angle_call(dtype: torch.dtype = torch.float64) -> tuple[AngleMessage, list[T
     lists = angle_lists(angle_index, bond_centre, torch.zeros(2, dtype=torch.int64))
     inputs = [torch.randn(rows, 16, dtype=dtype) for rows in (4, 4, 2, 4)]
     message = AngleMessage(mlp)
-    return message, [
-        message(*tensors, bond_centre, lists) for tensors in [[x.requires_grad_() for x in inputs]]
-    ] + inputs
+    tensors = [x.requires_grad_() for x in inputs]
+    return message, [message(*tensors, bond_centre, lists), *tensors]
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -162,10 +161,10 @@ def test_a_second_derivative_is_refused() -> None:
 
 def test_a_derivative_of_weights_is_refused() -> None:
     message, (_, *inputs) = angle_call()
+    none = torch.tensor([], dtype=torch.float64)
     for linear_or_message in (message.first, message.message):
         weights = linear_or_message.weights
         weights[0] = weights[0].clone().requires_grad_()
-        none = torch.tensor([], dtype=torch.float64)
 
         def call(layer: object = linear_or_message) -> None:
             if isinstance(layer, PackedLinear):

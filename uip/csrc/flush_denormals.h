@@ -1,7 +1,7 @@
 // Numbers too small to be normal count as zero while this lives, in the thread that made it.
 //
-// Pre-activations of CHGNet reach several hundred: sigmoids underflow all the time, and processors handle what is left of
-// them in microcode, a hundred times slower.
+// Pre-activations of CHGNet reach several hundred: sigmoids underflow all the time, and processors handle what is left
+// of them in microcode, a hundred times slower.
 #pragma once
 
 #if defined(__SSE__)

@@ -4,9 +4,9 @@
 //                     message_m = G(total_m) * factor, summed by row, or by itself (message_kernels.h: MessageKind)
 //     packed_linear   x W + b
 //
-// Only arguments are kept; what lies between is computed again for the gradient. Weights are constants: asking for their
-// derivatives, or for second ones, is an error. Results do not depend on the number of threads: a thread owns the rows
-// it sums to, and neighbours collect their gradients in the order of edges.
+// Only arguments are kept; what lies between is computed again for the gradient. Weights are constants: asking for
+// their derivatives, or for second ones, is an error. Results do not depend on the number of threads: a thread owns the
+// rows it sums to, and neighbours collect their gradients in the order of edges.
 #include "gated_message.h"
 
 #include <ATen/Functions.h>
@@ -43,9 +43,9 @@ const T *values(const Tensor &x) {
 template <typename T>
 MessageWeights<T> weights_of(at::TensorList w) {
   MessageWeights<T> weights;
-  const T **places[] = {&weights.input,      &weights.input_back, &weights.core_scale, &weights.core_shift,
-                        &weights.gate_scale, &weights.gate_shift, &weights.core,       &weights.core_bias,
-                        &weights.gate,       &weights.gate_bias,  &weights.core_back,  &weights.gate_back,
+  const T **places[] = {&weights.input,       &weights.input_back, &weights.core_scale, &weights.core_shift,
+                        &weights.gate_scale,  &weights.gate_shift, &weights.core,       &weights.core_bias,
+                        &weights.gate,        &weights.gate_bias,  &weights.core_back,  &weights.gate_back,
                         &weights.frequencies, &weights.factor};
   for (size_t k = 0; k < w.size(); ++k) *places[k] = values<T>(w[k]);
   return weights;
@@ -65,9 +65,8 @@ struct Arguments {
 
 void check(const Arguments &a) {
   const size_t num_weights = !is_hidden(a.kind) ? 6 : from_distance(a.kind) ? 14 : 12;
-  TORCH_CHECK(a.weights.size() == num_weights && a.lists.size() == 6,
-              "gated_message must have 6 lists and ", num_weights, " weights, got ", a.lists.size(), " and ",
-              a.weights.size());
+  TORCH_CHECK(a.weights.size() == num_weights && a.lists.size() == 6, "gated_message must have 6 lists and ",
+              num_weights, " weights, got ", a.lists.size(), " and ", a.weights.size());
   TORCH_CHECK(a.channels() % 8 == 0, "gated_message must have a multiple of 8 channels, got ", a.channels());
   const auto type = a.first.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble, "gated_message must have float32 or float64, got ", type);
@@ -78,18 +77,23 @@ void check(const Arguments &a) {
     TORCH_CHECK(w.scalar_type() == type, "weights of gated_message must be ", type, ", got ", w.scalar_type());
   }
   TORCH_CHECK(a.lists[0].size(0) == a.num_messages() && a.lists[1].size(0) == a.num_messages(),
-              "gated_message must have rows and columns for ", a.num_messages(), " messages, got ",
-              a.lists[0].size(0), " and ", a.lists[1].size(0));
+              "gated_message must have rows and columns for ", a.num_messages(), " messages, got ", a.lists[0].size(0),
+              " and ", a.lists[1].size(0));
 }
 
 Arguments contiguous(int64_t kind, bool norm, int64_t num_radial, const Tensor &x, const Tensor &scale,
                      const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
                      at::TensorList lists, at::TensorList weights) {
-  Arguments a{MessageKind{kind},     norm,
-              num_radial,            x.contiguous(),
-              scale.contiguous(),    first.contiguous(),
-              second.contiguous(),   third.contiguous(),
-              factor.contiguous(),   {},
+  Arguments a{MessageKind{kind},
+              norm,
+              num_radial,
+              x.contiguous(),
+              scale.contiguous(),
+              first.contiguous(),
+              second.contiguous(),
+              third.contiguous(),
+              factor.contiguous(),
+              {},
               {}};
   for (const auto &list : lists) a.lists.push_back(list.contiguous());
   for (const auto &weight : weights) a.weights.push_back(weight.contiguous());
@@ -195,9 +199,8 @@ Tensor product(const Tensor &x, const Tensor &panels, const Tensor &bias, int64_
   const T *from = values<T>(x), *right = values<T>(panels), *start = values<T>(bias);
   T *to = out.numel() ? out.mutable_data_ptr<T>() : nullptr;
   const auto run = message_kernels<T>(outputs).dense;
-  at::parallel_for(0, x.size(0), rows_per_task, [&](int64_t begin, int64_t end) {
-    run(from, right, start, to, x.size(1), outputs, begin, end);
-  });
+  at::parallel_for(0, x.size(0), rows_per_task,
+                   [&](int64_t begin, int64_t end) { run(from, right, start, to, x.size(1), outputs, begin, end); });
   return out;
 }
 

@@ -1,8 +1,8 @@
 // Kernels of gated messages (gated_message.h) for one instruction set, as plain pointers: the files that are compiled
 // for AVX2 and AVX-512 include nothing of libtorch.
 //
-// Letters: M messages, C channels, K inputs of the first layer (edges: radial functions and a constant, padded; else C).
-// Matrices (K, N) are packed in panels of 64 bytes: element (k, n) at [n / L][k][n % L], L = 64 / sizeof(T).
+// Letters: M messages, C channels, K inputs of the first layer (edges: radial functions and a constant, padded; else
+// C). Matrices (K, N) are packed in panels of 64 bytes: element (k, n) at [n / L][k][n % L], L = 64 / sizeof(T).
 #pragma once
 
 #include <cstdint>
@@ -63,10 +63,10 @@ struct MessageKernels {
                 int64_t end);
 };
 
-#define UIP_DECLARE_KERNELS(set)                  \
-  namespace set {                                 \
-  extern const MessageKernels<float> of_float;    \
-  extern const MessageKernels<double> of_double;  \
+#define UIP_DECLARE_KERNELS(set)                 \
+  namespace set {                                \
+  extern const MessageKernels<float> of_float;   \
+  extern const MessageKernels<double> of_double; \
   }
 UIP_DECLARE_KERNELS(kernels_generic)
 UIP_DECLARE_KERNELS(kernels_avx2)

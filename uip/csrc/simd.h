@@ -109,7 +109,8 @@ UIP_INLINE Vector<T> polynomial(const T (&coefficients)[N], Vector<T> x) {
   return value;
 }
 
-// Coefficients in powers of x^2 (sine, cosine of pi x) and x (2^x) for |x| <= 1/2. float: least maximum; double: Taylor.
+// Coefficients in powers of x^2 (sine, cosine of pi x) and x (2^x) for |x| <= 1/2. float: least maximum; double:
+// Taylor.
 template <typename T>
 struct Series;
 
