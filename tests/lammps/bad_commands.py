@@ -7,6 +7,7 @@ that all ranks detect; one that only some ranks detect ends the processes.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,4 +32,5 @@ if __name__ == "__main__":
     errors = {}
     for name, deck in decks.items():
         errors[name] = error_of(deck)
-        Path("errors.json").write_text(json.dumps(errors))
+    rank = os.environ["PMI_RANK"]
+    Path("errors.json" if rank == "0" else f"errors{rank}.json").write_text(json.dumps(errors))

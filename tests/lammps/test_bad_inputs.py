@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from export_files import exported
-from lammps_run import run_lammps, write_data
+from lammps_run import BIN, environment_of, run_lammps, write_data
 from programs import INPUTS, DirectForces, Failing, write_program
+
+from uip.plugins import lammps_plugin_folder
 
 ATOMS = bulk("NiO", "rocksalt", a=4.17, cubic=True)
 ATOMS.rattle(0.05, seed=3)
@@ -128,10 +132,40 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_commands(name: str, folder: Path) -> None:
+REAL_RUNS = ("unknown keyword", "missing file", "atoms on top of each other", "explosion")
+"""These run as users run them: `mpiexec lmp`. The last two are errors of some ranks only, which end all processes."""
+
+
+@pytest.mark.parametrize("name", REAL_RUNS)
+def test_commands_of_a_real_run(name: str, folder: Path) -> None:
     deck, expected = COMMANDS[name]
     assert expected in message_of(folder, deck)
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The messages of all other decks, which run one after the other in one start of LAMMPS on two ranks."""
+    folder = tmp_path_factory.mktemp("commands")
+    write_data(ATOMS, folder / "data.atoms", ["Ni", "O"])
+    model = str(exported("random", ".pt"))
+    decks = {name: deck.replace("{file}", model) for name, (deck, _) in COMMANDS.items() if name not in REAL_RUNS}
+    (folder / "decks.json").write_text(json.dumps(decks))
+    script = str(Path(__file__).with_name("bad_commands.py"))
+    variables = {"LD_LIBRARY_PATH": str(BIN.parent / "lib"), "LAMMPS_PLUGIN_PATH": lammps_plugin_folder()}
+    command = [str(BIN / "mpiexec"), "-n", "2", sys.executable, script, "decks.json"]
+    environment = environment_of(variables)
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads((folder / "errors.json").read_text())
+
+
+@pytest.mark.xdist_group("bad commands")
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in REAL_RUNS])
+def test_commands(name: str, errors: dict[str, str]) -> None:
+    assert "ERROR" in errors[name]
+    assert COMMANDS[name][1] in errors[name]
 
 
 def test_a_message_names_rank_and_step(folder: Path) -> None:
