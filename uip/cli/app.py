@@ -9,7 +9,7 @@ import typer
 import uip
 from uip.cli.data import data
 from uip.cli.errors import show_tracebacks
-from uip.cli.export import export, fairchem
+from uip.cli.export import export, fairchem, verify
 from uip.cli.models import lammps_plugin_path, models, openmm_plugin_path
 from uip.cli.predict import evaluate, predict
 from uip.cli.train import WithSettings, config, train
@@ -39,6 +39,7 @@ app.command()(models)
 app.command()(predict)
 app.command("eval")(evaluate)
 app.command()(export)
+app.command()(verify)
 app.add_typer(imports, name="import")
 imports.command()(fairchem)
 # with a callback the group stays a group, although it has one command

@@ -23,6 +23,9 @@ def export(
     structure: Annotated[
         Path | None, typer.Option(help="With --target torchforce: the atoms, and whether they are periodic.")
     ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="A private ed25519 key (ssh-keygen -t ed25519) to sign with.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Write the program that LAMMPS and OpenMM load: energy and gradient, compiled, with its own self-test."""
@@ -46,7 +49,24 @@ def export(
                 recompute=recompute,
                 progress=lambda step: status.update(f"{loaded.card.name}: {step} (one to three minutes in all)"),
             )
+        if sign is not None:
+            from uip.program.signature import sign as add_signature
+
+            add_signature(output, sign)
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file written by uip export.")],
+    trusted: Annotated[Path, typer.Argument(help="Public keys, one a line, as in ~/.ssh/authorized_keys.")],
+) -> None:
+    """Check that one of the keys signed an exported file, and that it was not changed since. Nothing in it is run."""
+    with user_errors():
+        from uip.program.signature import verify as check_signature
+
+        console.print(
+            f"{file}: signed by {check_signature(file, trusted)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _check_target(target: str, structure: Path | None, device: str) -> None:

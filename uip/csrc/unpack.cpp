@@ -2,6 +2,7 @@
 
 #include <caffe2/serialize/inline_container.h>
 #include <fcntl.h>
+#include <link.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -99,14 +100,31 @@ void write_file(const fs::path &path, const void *bytes, size_t size) {
                  "has no room for " + std::to_string(size >> 20) + " MB: " + std::strerror(error));
 }
 
+// Whether bytes are a library of this kind of system whose segments all lie inside: the loader of the system maps what
+// the headers name, and what lies beyond the end of a file kills the process.
+bool is_library(const char *bytes, size_t size) {
+  ElfW(Ehdr) header{};
+  if (size < sizeof(header)) return false;
+  std::memcpy(&header, bytes, sizeof(header));
+  const bool known = std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_type == ET_DYN &&
+                     header.e_phentsize == sizeof(ElfW(Phdr));
+  if (!known || header.e_phoff > size || header.e_phnum > (size - header.e_phoff) / sizeof(ElfW(Phdr))) return false;
+  for (size_t k = 0; k < header.e_phnum; ++k) {
+    ElfW(Phdr) segment{};
+    std::memcpy(&segment, bytes + header.e_phoff + k * sizeof(segment), sizeof(segment));
+    if (segment.p_offset > size || segment.p_filesz > size - segment.p_offset) return false;
+  }
+  return true;
+}
+
 void unpack(const std::string &model_file, const std::string &target) {
   caffe2::serialize::PyTorchStreamReader archive(model_file);
   check_entries(archive, /*compiled=*/true, fs::file_size(model_file));
   for (const std::string &name : archive.getAllRecords()) {
     if (!is_program_file(name)) continue;
     const auto [bytes, size] = archive.getRecord(name);
-    if (name.ends_with(".so") && (size < 4 || std::memcmp(bytes.get(), "\177ELF", 4) != 0)) {
-      throw std::runtime_error("its library '" + name + "' is none; run 'uip export' again");
+    if (name.ends_with(".so") && !is_library(static_cast<const char *>(bytes.get()), size)) {
+      throw std::runtime_error("its library '" + name + "' is none, or is cut off; run 'uip export' again");
     }
     write_file(fs::path(target) / name, bytes.get(), size);
   }

@@ -1,0 +1,123 @@
+"""Signatures of exported files: ed25519, over the checksum of all other entries, at "extra/uip_signature".
+
+The checksum in a file has no key and finds damage only; a signature also tells who exported the file. Keys are those of
+`ssh-keygen -t ed25519`, or PEM. Needs the package `cryptography` (`pip install 'uip[sign]'`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from uip.config import existing_file
+
+SIGNATURE, CHECKSUM = "extra/uip_signature", "extra/uip_sha256"
+CONTEXT = b"uip model file, version 1: "
+"""Signed with the checksum, so that a signature made for anything else is none here."""
+
+
+def sign(file: Path, key: Path) -> None:
+    """Add to `file`, in place, a signature by the private key in the file `key`.
+
+    Raises:
+        FileNotFoundError: no such key.
+        ValueError: not an exported file, signed already, or not an ed25519 key without passphrase.
+        RuntimeError: no package `cryptography`.
+    """
+    private = _private_key(key)
+    found = _checksum(file)
+    with zipfile.ZipFile(file, "a") as archive:
+        root = archive.namelist()[0].split("/")[0]
+        if f"{root}/{SIGNATURE}" in archive.namelist():
+            raise ValueError(f"{file} is signed already; export it again to sign it with another key")
+        public = private.public_key().public_bytes_raw().hex()
+        content = {"key": public, "signature": private.sign(CONTEXT + found.encode()).hex()}
+        archive.writestr(f"{root}/{SIGNATURE}", json.dumps(content))
+
+
+def verify(file: Path, trusted: Path) -> str:
+    """The comment of the key, of those in `trusted` (lines as of ~/.ssh/authorized_keys), that signed `file`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not signed, changed since, or signed by another key.
+        RuntimeError: no package `cryptography`.
+    """
+    keys = _public_keys(trusted)
+    found = _checksum(file)
+    with zipfile.ZipFile(file) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        if f"{root}/{SIGNATURE}" not in archive.namelist():
+            raise ValueError(f"{file} must be signed, but is not; ask its author for 'uip export --sign KEY'")
+        content = json.loads(archive.read(f"{root}/{SIGNATURE}"))
+    invalid = _cryptography().exceptions.InvalidSignature
+    for raw, (public, comment) in keys.items():
+        if raw != content["key"]:
+            continue
+        try:
+            public.verify(bytes.fromhex(content["signature"]), CONTEXT + found.encode())
+        except invalid as error:
+            raise ValueError(f"{file} was changed after it was signed by {comment}; do not use it") from error
+        return comment
+    raise ValueError(f"{file} must be signed by a key in {trusted}, but is signed by another, {content['key']}")
+
+
+def _checksum(file: Path) -> str:
+    """sha256 of all entries but checksum and signature, as `uip.program.writer` and csrc/record.cpp compute it."""
+    try:
+        with zipfile.ZipFile(existing_file(file)) as archive:
+            names = archive.namelist()
+            root = names[0].split("/")[0]
+            if len(set(names)) != len(names) or f"{root}/{CHECKSUM}" not in names:
+                raise ValueError(f"{file} must be a file written by 'uip export', but is another archive")
+            total = hashlib.sha256()
+            for name in sorted(names, key=lambda name: name.removeprefix(f"{root}/").encode()):
+                short = name.removeprefix(f"{root}/")
+                if short not in (SIGNATURE, CHECKSUM):
+                    total.update(short.encode() + archive.read(name))
+            return total.hexdigest()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{file} must be a file written by 'uip export', but is damaged or of another kind") from error
+
+
+def _cryptography() -> Any:
+    try:
+        import cryptography.exceptions
+        import cryptography.hazmat.primitives.asymmetric.ed25519
+        import cryptography.hazmat.primitives.serialization
+    except ImportError as error:
+        raise RuntimeError("signatures need the package cryptography; run 'pip install cryptography'") from error
+    return cryptography
+
+
+def _private_key(path: Path) -> Any:
+    modules = _cryptography().hazmat.primitives
+    content = existing_file(path).read_bytes()
+    load = modules.serialization.load_ssh_private_key if b"OPENSSH" in content else None
+    try:
+        key = (load or modules.serialization.load_pem_private_key)(content, password=None)
+    except (ValueError, TypeError, _cryptography().exceptions.UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path} must be a private ed25519 key without passphrase: {error}") from error
+    if not isinstance(key, modules.asymmetric.ed25519.Ed25519PrivateKey):
+        raise ValueError(f"{path} must be an ed25519 key; make one with 'ssh-keygen -t ed25519 -f {path}'")
+    return key
+
+
+def _public_keys(path: Path) -> dict[str, tuple[Any, str]]:
+    """By their raw bytes in hexadecimal digits: keys and comments."""
+    load = _cryptography().hazmat.primitives.serialization.load_ssh_public_key
+    keys = {}
+    for line in existing_file(path).read_text().splitlines():
+        if not line.startswith("ssh-ed25519 "):
+            continue
+        try:
+            key = load(line.encode())
+        except ValueError as error:
+            raise ValueError(f"{path} must hold public keys, one a line, but '{line[:40]}' is none: {error}") from error
+        keys[key.public_bytes_raw().hex()] = (key, " ".join(line.split()[2:]) or line.split()[1])
+    if not keys:
+        raise ValueError(f"{path} must hold public keys, lines that begin with 'ssh-ed25519', but has none")
+    return keys
