@@ -144,9 +144,7 @@ void check_schema(const Dictionary &record) {
   }
 }
 
-}  // namespace
-
-Record read_record(const std::string &path) {
+Record read_entries(const std::string &path) {
   const auto archive = open_archive(path);
   if (!archive->hasRecord(record_name) || !archive->hasRecord(checksum_name)) {
     throw std::runtime_error(
@@ -164,6 +162,16 @@ Record read_record(const std::string &path) {
   record.self_tests = self_tests(dictionary);
   record.checksum = content(*archive, checksum_name);
   return record;
+}
+
+}  // namespace
+
+Record read_record(const std::string &path) {
+  try {
+    return read_entries(path);
+  } catch (const c10::Error &) {  // its messages hold traces
+    throw damaged();
+  }
 }
 
 }  // namespace uip
