@@ -17,11 +17,12 @@ import pytest
 import systems
 from ase import Atoms
 from conftest import random_chgnet
-from export_files import exported
+from export_files import COMPILED, exported
 
 from uip import Calculator
 from uip.checkpoint import save_checkpoint
 
+pytestmark = COMPILED
 SOURCES = ["name", "checkpoint", ".pt", ".pt2", "model"]
 
 

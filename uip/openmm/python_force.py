@@ -35,7 +35,7 @@ class PythonPotential:
     def _load(self, model: Path | str) -> None:
         s = self.settings
         self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"])
-        _check_charge_and_spin(self.evaluator, s["charge"], s["spin"])
+        _check_charge_and_spin(self.name, self.evaluator, s["charge"], s["spin"])
         self.evaluator.check_elements(self.atomic_numbers)
         self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
 
@@ -64,14 +64,12 @@ class PythonPotential:
         return float(prediction["energy"]) * EV_TO_KJ_PER_MOL, forces
 
 
-def _check_charge_and_spin(evaluator: Evaluator, charge: int, spin: int) -> None:
+def _check_charge_and_spin(name: str, evaluator: Evaluator, charge: int, spin: int) -> None:
     charge, spin = check_charge_and_spin(charge, spin)
     inputs = evaluator.potential.inputs
-    for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
-        if value != neutral and name not in inputs:
-            raise ValueError(
-                f"'{evaluator.potential.card.name}' reads no total {name}, so `{name}` must be {neutral}, got {value}"
-            )
+    for quantity, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
+        if value != neutral and quantity not in inputs:
+            raise ValueError(f"'{name}' reads no total {quantity}, so `{quantity}` must be {neutral}, got {value}")
 
 
 def create_python_force(
