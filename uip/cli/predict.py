@@ -36,7 +36,7 @@ def predict(
     dtype: Dtype = None,
     kind: Format = None,
     species: Species = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on after a structure without a prediction.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Continue after a structure that cannot be computed.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
