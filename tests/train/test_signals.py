@@ -44,8 +44,13 @@ def test_a_second_signal_ends_the_process() -> None:
             assert stop.name == "SIGINT"
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        twice()
+    # workers of pytest-xdist ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_ended_export_leaves_nothing(tmp_path: Path) -> None:

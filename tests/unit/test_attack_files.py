@@ -167,7 +167,7 @@ def test_loading_again_takes_no_memory(suffix: str) -> None:
         [sys.executable, "-c", LEAK, str(exported("random", suffix))], capture_output=True, text=True, check=True
     )
     megabytes, maps = map(float, run.stdout.split())
-    assert megabytes < 1.0
+    assert megabytes < 3.0  # a leak of 2.1 MiB a load, as there was, would be 25
     assert maps <= 2
 
 

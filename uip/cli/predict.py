@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from uip.cli.errors import USER_ERRORS, all_ranks, errors, user_errors
+from uip.cli.errors import USER_ERRORS, all_ranks, debug_is_on, errors, user_errors
 from uip.cli.options import (
     AsJson,
     Device,
@@ -36,7 +36,9 @@ def predict(
     dtype: Dtype = None,
     kind: Format = None,
     species: Species = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Continue after a structure that cannot be computed.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Continue after a structure that cannot be computed.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +56,10 @@ def predict(
         evaluator = load_evaluator(model, device=device, dtype=dtype)
         results = predict_stream(evaluator, _frames(files, kind, species_of(species)), ranks=ranks)
         first = ranks is None or ranks.rank == 0
-        rows, bad, reason = _collect(results, output if first else None, skip_bad=skip_bad)
+        # what fails on one rank must end all of them, and --debug shows the traceback
+        stop_at_error = ranks is not None or debug_is_on()
+        written = output if first else None
+        rows, bad, reason = _collect(results, written, skip_bad=skip_bad, stop_at_error=stop_at_error)
         if first:
             print_predictions(rows, evaluator.title, as_json=as_json)
         for message in bad if first else []:
@@ -75,9 +80,12 @@ def _frames(files: list[str], kind: str | None, species: list[str]) -> Iterator[
 
 
 def _collect(
-    results: Iterator[Any], output: Path | None, *, skip_bad: bool
+    results: Iterator[Any], output: Path | None, *, skip_bad: bool, stop_at_error: bool
 ) -> tuple[list[dict[str, Any]], list[str], int]:
-    """Rows of the table, messages of structures without one, and the exit code; writes each structure at once."""
+    """Rows of the table, messages of structures without one, and the exit code; writes each structure at once.
+
+    An error that is not of one structure ends the loop, or is raised with `stop_at_error`.
+    """
     from ase.io.extxyz import write_extxyz
 
     from uip.inference.stream import Failure
@@ -97,6 +105,8 @@ def _collect(
                     write_extxyz(file, [with_results(frame.atoms, result)])
                     file.flush()
         except USER_ERRORS as error:
+            if stop_at_error:
+                raise
             return rows, [*bad, str(error)], 1
         except KeyboardInterrupt:
             return rows, [*bad, f"interrupted after {len(rows)} structures"], 130
