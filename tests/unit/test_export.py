@@ -278,8 +278,9 @@ def test_an_edit_that_changes_nothing_is_accepted(tmp_path: Path, suffix: str) -
 
 
 @kind
-@pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
 def test_damage_is_noticed_wherever_it_is(tmp_path: Path, suffix: str, place: float) -> None:
+    """Not in the first bytes of an entry: some bits of a deflate header do not change what it decompresses to."""
     whole = exported("random", suffix).read_bytes()
     with zipfile.ZipFile(exported("random", suffix)) as archive:
         entries = sorted(archive.infolist(), key=lambda entry: entry.compress_size)
