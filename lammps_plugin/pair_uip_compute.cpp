@@ -202,13 +202,13 @@ void PairUIP::store(const Tensors &outputs) {
 void PairUIP::add_gradients(const Tensors &outputs) {
   const auto edge_grad = on_host(outputs.at(schema::edge_grad));
   const auto forces = forces_of_edges(edge_grad);
-  const bool feels_positions = outputs.count(schema::position_grad) > 0;
-  if (feels_positions) forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(outputs.at(schema::position_grad)));
+  const bool has_position_grad = outputs.count(schema::position_grad) > 0;
+  if (has_position_grad) forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(outputs.at(schema::position_grad)));
   add_forces(ranks_.ghost_reduce(forces, graph_->num_owned()));
   if (!vflag_either) return;
   if (cvflag_atom) warn_of_heat_flux();
   add_edge_virial(edge_grad);
-  if (feels_positions) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
+  if (has_position_grad) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
 }
 
 void PairUIP::add_energies(const at::Tensor &node_energy) {

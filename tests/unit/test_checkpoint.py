@@ -14,7 +14,6 @@ from conftest import random_chgnet
 from evaluate import outputs_of
 
 from uip.checkpoint import load_model, parse_device, save_checkpoint
-from uip.importers import published as ancestors
 from uip.importers.published import PUBLISHED
 from uip.models.card import ModelCard
 
@@ -62,7 +61,7 @@ def test_published_file_by_path() -> None:
 
 def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = dataclasses.replace(PUBLISHED["chgnet-0.3.0"], package="no_such_package")
-    monkeypatch.setitem(ancestors.PUBLISHED, "chgnet-0.3.0", missing)
+    monkeypatch.setitem(PUBLISHED, "chgnet-0.3.0", missing)
     with pytest.raises(FileNotFoundError, match=r"run 'pip install --no-deps chgnet==0\.4\.2'"):
         load_model("chgnet-0.3.0")
 

@@ -224,7 +224,7 @@ def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def edited(path: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy whose record was changed and sealed again: as another version of uip would have written it."""
+    """A copy with another record and the checksum that belongs to it, as another version of uip would write it."""
     bare = target.with_name(f"bare{path.suffix}")
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(bare, "w") as copy:
         for name in archive.namelist():
