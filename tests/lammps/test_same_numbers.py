@@ -49,7 +49,7 @@ def solve(tmp_path_factory: pytest.TempPathFactory) -> Solve:
     return folder_of
 
 
-@on_ranks(False, 1, 2, 3, 4, slow=(3,))
+@on_ranks(False, 1, 2, 3, 4, slow=(3, 4))
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lammps_gives_the_numbers_of_python(case: Case, num_ranks: int, solve: Solve) -> None:
     assert_same(case, read_result(solve(num_ranks, False), case.name))
@@ -83,7 +83,7 @@ def assert_same(case: Case, result: Result) -> None:
         assert np.abs(result.more[:, 0] - want.magmoms).max() < 1e-9
 
 
-@on_ranks(False, 4)
+@on_ranks(False, 4, slow=(4,))
 def test_cases_cover_empty_ranks_and_moved_atoms(num_ranks: int, solve: Solve) -> None:
     """Ranks without atoms, atoms that left their place, more than one rank at work."""
     check_cases(solve(num_ranks, False))
