@@ -39,6 +39,33 @@ class RowType {
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
 };
 
+/// The ranks of this computer, in the order of `comm`.
+class Node {
+ public:
+  explicit Node(MPI_Comm comm) {
+    int rank = 0;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &comm_);
+  }
+  ~Node() { MPI_Comm_free(&comm_); }
+  Node(const Node &) = delete;
+  Node &operator=(const Node &) = delete;
+
+  MPI_Comm get() const { return comm_; }
+
+ private:
+  MPI_Comm comm_ = MPI_COMM_NULL;
+};
+
+std::string broadcast(const std::string &mine, int root, MPI_Comm comm) {
+  int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
+  MPI_Bcast(&length, 1, MPI_INT, root, comm);
+  std::string text = mine;
+  text.resize(length);
+  MPI_Bcast(text.data(), length, MPI_CHAR, root, comm);
+  return text;
+}
+
 at::Tensor rows_like(const at::Tensor &x, int64_t num_rows) {
   auto shape = x.sizes().vec();
   shape[0] = num_rows;
@@ -61,13 +88,16 @@ MpiComm::MpiComm(MPI_Comm world) {
 MpiComm::~MpiComm() { MPI_Comm_free(&comm_); }
 
 NodePlace MpiComm::place_on_node() const {
-  MPI_Comm node = MPI_COMM_NULL;
-  MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+  const Node node(comm_);
   NodePlace place;
-  MPI_Comm_rank(node, &place.rank);
-  MPI_Comm_size(node, &place.num_ranks);
-  MPI_Comm_free(&node);
+  MPI_Comm_rank(node.get(), &place.rank);
+  MPI_Comm_size(node.get(), &place.num_ranks);
   return place;
+}
+
+std::string MpiComm::text_of_first_on_node(const std::string &mine) const {
+  const Node node(comm_);
+  return broadcast(mine, 0, node.get());
 }
 
 Route MpiComm::route(const std::vector<int> &send) const {
@@ -120,12 +150,7 @@ MpiComm::Agreement MpiComm::agree(const std::string &mine, const Flags &flags) c
   const int first = least[0];
   const Flags any = {least[1] == 0, least[2] == 0};
   if (first == num_ranks_) return {"", any};
-  int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
-  MPI_Bcast(&length, 1, MPI_INT, first, comm_);
-  std::string text = mine;
-  text.resize(length);
-  MPI_Bcast(text.data(), length, MPI_CHAR, first, comm_);
-  return {text, any};
+  return {broadcast(mine, first, comm_), any};
 }
 
 std::vector<double> MpiComm::sum(const std::vector<double> &mine) const {

@@ -37,6 +37,8 @@ class MpiComm final : public Comm {
   int num_ranks() const { return num_ranks_; }
   /// This rank among those of its computer. Collective.
   NodePlace place_on_node() const;
+  /// The text of the first rank of this computer. Collective.
+  std::string text_of_first_on_node(const std::string &mine) const;
   /// Bytes and messages with rows that this rank has sent to others so far; gathering counts as one to each.
   int64_t bytes_sent() const { return bytes_sent_; }
   int64_t messages_sent() const { return messages_sent_; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // pair_style uip [device auto|cpu|cuda] [charge INTEGER] [spin MULTIPLICITY] [attention auto|gather|ring]
+//                [trusted KEYFILE]
 // pair_coeff * * FILE ELEMENT-OR-NULL...        one element per LAMMPS type
 //
 // Runs a file written by `uip export` in LAMMPS. This class implements LAMMPS' functions of a pair style; atoms become
@@ -52,6 +53,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   /// Arguments of pair_style.
   struct Settings {
     std::string device = "auto", attention = "auto";
+    std::string trusted;  // a file of public keys; "": all model files are accepted
     ChargeAndSpin charge_and_spin = {};
   };
   void apply_settings(const std::vector<std::string> &arguments);
@@ -59,6 +61,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   Settings read_settings(const std::vector<std::string> &arguments) const;
   void check(const Settings &settings) const;
   int whole_number(const std::string &keyword, const std::string &value) const;
+  std::string key_file(const std::string &value) const;
   void allocate();
 
   struct ReadModel {
@@ -68,6 +71,8 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::string restore_model();
   void load(const std::string &path, const std::vector<std::string> &elements);
   ReadModel read_model(const std::string &path);
+  template <typename Work>
+  std::string first_problem(const std::string &path, const Work &work) const;
   std::string different_file(const std::string &path, const Model &model) const;
   void use_model(std::unique_ptr<Model> model, const std::string &path, const std::vector<std::string> &elements);
   int find_gpu() const;

@@ -12,7 +12,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 
+#include "checked_file.h"
 #include "devices.h"
 #include "pair_uip.h"
 #include "schema.h"
@@ -54,18 +56,40 @@ void PairUIP::load(const std::string &path, const std::vector<std::string> &elem
   use_model(std::move(model), path, elements);
 }
 
-/// The model, or the error of the first rank that has one. Collective.
+/// The model, or the error of the first rank that has one. The first rank of each computer checks and unpacks the file
+/// for the others. Collective.
 PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
   const int gpu = find_gpu();
+  const auto trust = Trust::given(settings_.trusted);
+  const bool is_first = ranks_.place_on_node().rank == 0;
+  std::optional<CheckedFile> file;  // whose folder is removed when this function ends: then all ranks have loaded
+  std::string folder;
   ReadModel result;
-  try {
-    result.model = Model::load(path, gpu);
-  } catch (const std::exception &cause) {
-    result.problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
-  }
-  result.problem = ranks_.first_text(result.problem);
+  result.problem = first_problem(path, [&] {
+    if (!is_first) return;
+    file = CheckedFile::read(path, trust);
+    folder = file->unpack();
+  });
+  if (!result.problem.empty()) return result;
+  folder = ranks_.text_of_first_on_node(folder);
+  result.problem = first_problem(path, [&] {
+    if (!is_first) file = folder.empty() ? CheckedFile::read(path, trust) : CheckedFile::from_folder(path, folder);
+    result.model = file->load(gpu);
+  });
   if (result.problem.empty()) result.problem = different_file(path, *result.model);
   return result;
+}
+
+/// Calls `work` and returns the error of the first rank that has one, or "". Collective.
+template <typename Work>
+std::string PairUIP::first_problem(const std::string &path, const Work &work) const {
+  std::string problem;
+  try {
+    work();
+  } catch (const std::exception &cause) {
+    problem = fmt::format("rank {} cannot use '{}': {}", ranks_.rank(), path, cause.what());
+  }
+  return ranks_.first_text(problem);
 }
 
 /// Whether a rank read another file than rank 0, as a message; "" if none did. Collective.

@@ -57,10 +57,13 @@ PairUIP::Settings PairUIP::read_settings(const std::vector<std::string> &argumen
       settings.charge_and_spin.spin = whole_number(keyword, value);
     } else if (keyword == "attention") {
       settings.attention = value;
+    } else if (keyword == "trusted") {
+      settings.trusted = key_file(value);
     } else {
       error->all(FLERR,
                  "pair_style uip: unknown keyword '{}'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
-                 "[spin MULTIPLICITY] [attention auto|gather|ring]', and the model file in pair_coeff",
+                 "[spin MULTIPLICITY] [attention auto|gather|ring] [trusted KEYFILE]', and the model file in "
+                 "pair_coeff",
                  keyword);
     }
   }
@@ -95,10 +98,21 @@ int PairUIP::whole_number(const std::string &keyword, const std::string &value) 
   return utils::inumeric(FLERR, value, false, lmp);
 }
 
+/// As an absolute path: restart files are read in other folders too.
+std::string PairUIP::key_file(const std::string &value) const {
+  if (value.empty() || value.find('"') != std::string::npos) {
+    error->all(FLERR, "pair_style uip: 'trusted' must name a file of public keys, without quotes in its name, got '{}'",
+               value);
+  }
+  return std::filesystem::absolute(value).lexically_normal().string();
+}
+
 /// The arguments of `apply_settings`.
 std::string PairUIP::settings_text() const {
-  return fmt::format("device {} charge {} spin {} attention {}", settings_.device, settings_.charge_and_spin.charge,
-                     settings_.charge_and_spin.spin, settings_.attention);
+  const auto &s = settings_;
+  return fmt::format("device {} charge {} spin {} attention {}", s.device, s.charge_and_spin.charge,
+                     s.charge_and_spin.spin, s.attention) +
+         (s.trusted.empty() ? "" : fmt::format(" trusted \"{}\"", s.trusted));
 }
 
 void PairUIP::write_restart(FILE *file) {

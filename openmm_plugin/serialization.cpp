@@ -3,6 +3,7 @@
 #include <openmm/OpenMMException.h>
 #include <openmm/serialization/SerializationNode.h>
 
+#include "text_codes.h"
 #include "uip_force.h"
 
 namespace uip::openmm {
@@ -25,12 +26,13 @@ void write_model(const UipForce &force, SerializationNode &node) {
   }
 }
 
-/// Content in the XML, or a file; without "sha256" (XML written by hand) it is not compared.
+/// Content in the XML, or a file; without "sha256" (XML written by hand) it is not compared. "trusted", a file of keys,
+/// is what uip/openmm/force.py writes for a new force; it is not kept.
 std::shared_ptr<const ModelFile> read_model(const SerializationNode &node) {
-  const std::string sha256 = node.getStringProperty("sha256", "");
-  if (!node.hasProperty("content")) return ModelFile::read(node.getStringProperty("path"), sha256);
-  return ModelFile::from_content(node.getStringProperty("name"), from_base64(node.getStringProperty("content")),
-                                 sha256);
+  const std::string sha256 = node.getStringProperty("sha256", ""), trusted = node.getStringProperty("trusted", "");
+  if (!node.hasProperty("content")) return ModelFile::read(node.getStringProperty("path"), sha256, trusted);
+  return ModelFile::from_content(node.getStringProperty("name"), from_base64(node.getStringProperty("content")), sha256,
+                                 trusted);
 }
 
 void write_atoms(const UipForce &force, SerializationNode &node) {

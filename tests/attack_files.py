@@ -34,16 +34,21 @@ def entries_of(path: Path) -> Entries:
         return [(short, archive.read(name)) for name, short in split if short != CHECKSUM]
 
 
-def archive_of(entries: Entries, *, root: str = "model", checksum: str | None = None, compress: bool = False) -> bytes:
-    """A model file of these entries, with the right checksum or with `checksum`."""
-    buffer = io.BytesIO()
+def checksum_of(entries: Entries) -> str:
+    """What the export writes."""
     total = hashlib.sha256()
     for name, content in sorted(entries, key=lambda entry: entry[0].encode()):
         total.update(name.encode() + content)
+    return total.hexdigest()
+
+
+def archive_of(entries: Entries, *, root: str = "model", checksum: str | None = None, compress: bool = False) -> bytes:
+    """A model file of these entries, with the right checksum or with `checksum`."""
+    buffer = io.BytesIO()
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
         warnings.simplefilter("ignore")  # zipfile warns of names that are written twice
-        for name, content in [*entries, (CHECKSUM, (checksum or total.hexdigest()).encode())]:
+        for name, content in [*entries, (CHECKSUM, (checksum or checksum_of(entries)).encode())]:
             archive.writestr(zipfile.ZipInfo(f"{root}/{name}"), content, kind)
     return buffer.getvalue()
 

@@ -24,7 +24,7 @@ from uip.inference.origin import checksum
 from uip.inference.stresses import atomic_stresses
 from uip.models.potential import Potential
 
-ARGUMENTS = ("model", "device", "dtype", "skin")
+ARGUMENTS = ("model", "device", "dtype", "skin", "trusted")
 OF_ASE = ("atoms", "label", "directory")
 """Arguments of ASE's own class."""
 
@@ -40,6 +40,7 @@ class Calculator(ASECalculator):
         dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent), or torch's own;
             default float32, or that of a given model or exported file.
         skin: A; the neighbour list is searched again when atoms may have moved by half of it.
+        trusted: a file of public keys, one of which must have signed the exported file `model` (docs/files.md).
 
     Copies made by `copy.deepcopy` share the model. Copies made by pickle load it again, from the same file or name.
     Threads may share a calculator: their calls wait for each other. `stresses` follow `compute stress/atom` of LAMMPS.
@@ -56,16 +57,17 @@ class Calculator(ASECalculator):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
+        trusted: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         _check_names(kwargs, OF_ASE)
         self._lock = threading.RLock()
         self._given: dict[str, Any] = {}
         super().__init__(**kwargs)
-        self.set(model=model, device=device, dtype=dtype, skin=skin)
+        self.set(model=model, device=device, dtype=dtype, skin=skin, trusted=trusted)
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
-        """Change `model`, `device`, `dtype` or `skin`; returns what changed. Results are forgotten.
+        """Change `model`, `device`, `dtype`, `skin` or `trusted`; returns what changed. Results are forgotten.
 
         Raises:
             TypeError: an unknown argument.
@@ -79,7 +81,9 @@ class Calculator(ASECalculator):
         with self._lock:
             evaluator = getattr(self, "evaluator", None)
             if evaluator is None or changed.keys() - {"skin"}:
-                evaluator = load_evaluator(given["model"], device=given["device"], dtype=given["dtype"])
+                evaluator = load_evaluator(
+                    given["model"], device=given["device"], dtype=given["dtype"], trusted=given["trusted"]
+                )
             self._use(evaluator, given)
         return changed
 
@@ -224,6 +228,8 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
         plain["dtype"] = dtype_name(plain["dtype"])
     if isinstance(plain.get("device"), torch.device):
         plain["device"] = str(plain["device"])
+    if plain.get("trusted") is not None:
+        plain["trusted"] = str(Path(plain["trusted"]).absolute())
     model = plain.get("model")
     if isinstance(model, (str, Path)) and str(model) not in PUBLISHED and Path(model).exists():
         plain["model"] = str(Path(model).absolute())

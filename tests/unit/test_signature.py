@@ -8,25 +8,12 @@ from pathlib import Path
 
 import pytest
 from export_files import exported
+from signed_files import key_pair
 from typer.testing import CliRunner
 
 from uip.cli.app import app
 from uip.program.reader import load_program
 from uip.program.signature import sign, verify
-
-serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
-
-
-def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A private key file and a line of its public key, as ssh-keygen writes them."""
-    key = ed25519.Ed25519PrivateKey.generate()
-    private, public = folder / name, folder / f"{name}.pub"
-    s = serialization
-    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.OpenSSH, s.NoEncryption()))
-    line = key.public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
-    public.write_bytes(line + f" {name}@example.org\n".encode())
-    return private, public
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ using NamedTensors = c10::Dict<std::string, at::Tensor>;
 
 class BoundModel final : public torch::CustomClassHolder {
  public:
-  BoundModel(const std::string &path, int64_t device_index)
-      : model_(Model::load(path, static_cast<int>(device_index))) {}
+  /// `trusted`: a file of keys, or "". `own`: this process wrote the file itself.
+  BoundModel(const std::string &path, int64_t device_index, const std::string &trusted, bool own)
+      : model_(Model::load(path, own ? Trust::own_file() : Trust::given(trusted), static_cast<int>(device_index))) {}
 
   NamedTensors run(const NamedTensors &inputs) {
     std::map<std::string, at::Tensor> named;
@@ -61,7 +62,7 @@ std::tuple<at::Tensor, at::Tensor> soft_bonds(const at::Tensor &centre, const at
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
   library.class_<BoundModel>("Model")
-      .def(torch::init<const std::string &, int64_t>())
+      .def(torch::init<const std::string &, int64_t, const std::string &, bool>())
       .def("run", &BoundModel::run)
       .def("hash", &BoundModel::hash);
   library.def(

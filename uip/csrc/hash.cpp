@@ -1,10 +1,12 @@
 #include "hash.h"
 
+#include <algorithm>
+#include <array>
 #include <bit>
-#include <cstdio>
-#include <fstream>
-#include <stdexcept>
-#include <vector>
+#include <cstdint>
+
+#include "crypto.h"
+#include "text_codes.h"
 
 namespace uip {
 namespace {
@@ -47,42 +49,52 @@ void mix(State &state, const char *block) {
   for (size_t k = 0; k < state.size(); ++k) state[k] += mixed[k];
 }
 
+class PortableSha256 final : public HashRoutine {
+ public:
+  void add(std::string_view bytes) override {
+    num_bytes_ += bytes.size();
+    if (!rest_.empty()) {
+      const size_t missing = std::min(block_size - rest_.size(), bytes.size());
+      rest_.append(bytes.substr(0, missing));
+      bytes.remove_prefix(missing);
+      if (rest_.size() < block_size) return;
+      mix(state_, rest_.data());
+      rest_.clear();
+    }
+    for (; bytes.size() >= block_size; bytes.remove_prefix(block_size)) mix(state_, bytes.data());
+    rest_ = bytes;
+  }
+
+  std::string digest() override {
+    // section 5.1.1: a one bit, zeros, and the length in bits complete the last block
+    const uint64_t num_bits = num_bytes_ * 8;
+    std::string padding(1, '\x80');
+    padding.resize(1 + (2 * block_size - 9 - rest_.size()) % block_size, '\0');
+    for (int shift = 56; shift >= 0; shift -= 8) padding.push_back(static_cast<char>(num_bits >> shift));
+    add(padding);
+    std::string bytes;
+    for (const uint32_t word : state_) {
+      for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<char>(word >> shift));
+    }
+    return bytes;
+  }
+
+ private:
+  State state_ = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::string rest_;  // shorter than a block
+  uint64_t num_bytes_ = 0;
+};
+
 }  // namespace
 
-void Sha256::add(std::string_view bytes) {
-  num_bytes_ += bytes.size();
-  rest_.append(bytes);
-  size_t start = 0;
-  for (; rest_.size() - start >= block_size; start += block_size) mix(state_, rest_.data() + start);
-  rest_.erase(0, start);
+Sha256::Sha256() : routine_(library_sha256()) {
+  if (!routine_) routine_ = std::make_unique<PortableSha256>();
 }
 
-std::string Sha256::digits() {
-  // section 5.1.1: a one bit, zeros, and the length in bits complete the last block
-  const uint64_t num_bits = num_bytes_ * 8;
-  std::string padding(1, '\x80');
-  padding.resize(1 + (2 * block_size - 9 - rest_.size()) % block_size, '\0');
-  for (int shift = 56; shift >= 0; shift -= 8) padding.push_back(static_cast<char>(num_bits >> shift));
-  add(padding);
-  std::string digits;
-  for (const uint32_t word : state_) {
-    std::array<char, 9> text{};
-    std::snprintf(text.data(), text.size(), "%08x", word);
-    digits += text.data();
-  }
-  return digits;
-}
+Sha256::~Sha256() = default;
 
-std::string sha256_of_file(const std::string &path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path + "; check its permissions");
-  Sha256 hash;
-  std::vector<char> piece(1 << 16);
-  while (file) {
-    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-    hash.add({piece.data(), static_cast<size_t>(file.gcount())});
-  }
-  return hash.digits();
-}
+void Sha256::add(std::string_view bytes) { routine_->add(bytes); }
+
+std::string Sha256::digits() { return to_hexadecimal(routine_->digest()); }
 
 }  // namespace uip

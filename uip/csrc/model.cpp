@@ -9,35 +9,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <stdexcept>
 
+#include "checked_file.h"
 #include "flush_denormals.h"
-#include "hash.h"
 #include "program.h"
+#include "torch_errors.h"
 
 namespace uip {
 namespace {
-
-// The cause in a message of libtorch: TorchScript prints its trace before it, c10 prints one after it.
-std::string cause_of(const std::string &message) {
-  const std::string prefix = "RuntimeError: ";
-  const size_t found = message.rfind(prefix);
-  const size_t begin = found == std::string::npos ? 0 : found + prefix.size();
-  return message.substr(begin, message.find('\n', begin) - begin);
-}
-
-// Calls `function`; exceptions of libtorch become a std::runtime_error of one line, prefixed by `where`.
-template <typename Function>
-auto with_prefix(const std::string &where, const Function &function) {
-  try {
-    return function();
-  } catch (const c10::Error &error) {
-    throw std::runtime_error(where + cause_of(error.what_without_backtrace()));
-  } catch (const std::exception &error) {
-    throw std::runtime_error(where + cause_of(error.what()));
-  }
-}
 
 std::string up_to_minor(const std::string &version) {
   const size_t first = version.find('.');
@@ -76,24 +56,12 @@ void check_processor(const std::string &needed) {
   }
 }
 
-at::Device find_device(const std::string &kind, int index) {
-  if (kind == "cpu") return at::Device(at::kCPU);
-  const int count = static_cast<int>(torch::cuda::device_count());
-  const int wanted = std::max(index, 0);
-  if (wanted >= count) {
-    throw std::runtime_error("it was exported for cuda and needs GPU " + std::to_string(wanted) + ", but torch sees " +
-                             std::to_string(count) +
-                             " GPUs; run 'uip export --device cpu', or install a CUDA build of torch");
-  }
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(wanted));
-}
-
 class LoadedModel final : public Model {
  public:
-  LoadedModel(const std::string &path, const Record &record, const at::Device &device)
+  LoadedModel(const Record &record, const ProgramPlace &place, const at::Device &device)
       : device_(device), dtype_(record.metadata.dtype == "float64" ? at::kDouble : at::kFloat) {
     metadata_ = record.metadata;
-    program_ = load_program(path, record, device);
+    program_ = load_program(record, place, device);
   }
 
   Tensors run(const Tensors &inputs) override {
@@ -169,22 +137,33 @@ void check_answers(Model &model, const std::vector<SelfTest> &tests) {
   }
 }
 
-std::unique_ptr<Model> load_checked(const std::string &path, int device_index) {
-  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("no such file");
-  Record record = read_record(path);
-  check_torch(record.metadata.torch_version);
-  check_processor(record.metadata.instructions);
-  const at::Device device = find_device(record.metadata.device, device_index);
-  record.metadata.hash = sha256_of_file(path);
-  auto model = std::make_unique<LoadedModel>(path, record, device);
+}  // namespace
+
+void check_fits(const Metadata &metadata) {
+  check_torch(metadata.torch_version);
+  check_processor(metadata.instructions);
+}
+
+at::Device find_device(const Metadata &metadata, int index) {
+  if (metadata.device == "cpu") return at::Device(at::kCPU);
+  const int count = static_cast<int>(torch::cuda::device_count());
+  const int wanted = std::max(index, 0);
+  if (wanted >= count) {
+    throw std::runtime_error("it was exported for cuda and needs GPU " + std::to_string(wanted) + ", but torch sees " +
+                             std::to_string(count) +
+                             " GPUs; run 'uip export --device cpu', or install a CUDA build of torch");
+  }
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(wanted));
+}
+
+std::unique_ptr<Model> start(const Record &record, const ProgramPlace &place, const at::Device &device) {
+  auto model = std::make_unique<LoadedModel>(record, place, device);
   check_answers(*model, record.self_tests);
   return model;
 }
 
-}  // namespace
-
-std::unique_ptr<Model> Model::load(const std::string &path, int device_index) {
-  return with_prefix("cannot load " + path + ": ", [&] { return load_checked(path, device_index); });
+std::unique_ptr<Model> Model::load(const std::string &path, const Trust &trust, int device_index) {
+  return CheckedFile::read(path, trust).load(device_index);
 }
 
 }  // namespace uip

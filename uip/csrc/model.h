@@ -13,6 +13,7 @@
 
 #include "export.h"
 #include "soft_nearest.h"
+#include "trust.h"
 
 namespace uip {
 
@@ -43,9 +44,9 @@ struct Metadata {
 /// A loaded program. Throws std::runtime_error with a message for users.
 class UIP_EXPORT Model {
  public:
-  /// Reads the file, checks checksum, versions of schema and torch, processor and device, and runs the self-tests.
-  /// `device_index`: the GPU for a cuda file, ignored for a cpu file.
-  static std::unique_ptr<Model> load(const std::string &path, int device_index = -1);
+  /// Reads the file, checks checksum, signature, versions of schema and torch, processor and device, and runs the
+  /// self-tests. `device_index`: the GPU for a cuda file, ignored for a cpu file.
+  static std::unique_ptr<Model> load(const std::string &path, const Trust &trust, int device_index = -1);
   virtual ~Model() = default;
 
   const Metadata &metadata() const { return metadata_; }

@@ -13,12 +13,11 @@ namespace {
 class CompiledProgram final : public Program {
  public:
   // One runner, used by one thread; without the device index each rank would use the first GPU.
-  CompiledProgram(const std::string &path, const std::string &checksum, const at::Device &device)
+  CompiledProgram(const ProgramPlace &place, const at::Device &device)
       : device_(device),
-        unpacked_(std::make_unique<UnpackedProgram>(path, checksum)),
-        loader_(unpacked_->program(), "model", /*run_single_threaded=*/false, /*num_runners=*/1, device.index()) {
-    if (device.is_cpu()) unpacked_.reset();  // kernels of a GPU are read when they are first called
-  }
+        unpacked_(device.is_cpu() ? nullptr : place.kept),  // kernels of a GPU are read when they are first called
+        loader_(UnpackedProgram::program(place.folder), "model", /*run_single_threaded=*/false, /*num_runners=*/1,
+                device.index()) {}
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor> &inputs) override {
     const c10::DeviceGuard guard(device_);
@@ -27,14 +26,14 @@ class CompiledProgram final : public Program {
 
  private:
   at::Device device_;
-  std::unique_ptr<UnpackedProgram> unpacked_;
+  std::shared_ptr<UnpackedProgram> unpacked_;
   torch::inductor::AOTIModelPackageLoader loader_;
 };
 
 class ScriptProgram final : public Program {
  public:
-  ScriptProgram(const std::string &path, const at::Device &device)
-      : device_(device), module_(torch::jit::load(path, device)) {
+  ScriptProgram(const Bytes &bytes, const at::Device &device)
+      : device_(device), module_(torch::jit::load(bytes, device)) {
     module_.eval();
   }
 
@@ -56,9 +55,9 @@ class ScriptProgram final : public Program {
 
 }  // namespace
 
-std::unique_ptr<Program> load_program(const std::string &path, const Record &record, const at::Device &device) {
-  if (record.kind == Kind::compiled) return std::make_unique<CompiledProgram>(path, record.checksum, device);
-  return std::make_unique<ScriptProgram>(path, device);
+std::unique_ptr<Program> load_program(const Record &record, const ProgramPlace &place, const at::Device &device) {
+  if (record.kind == Kind::compiled) return std::make_unique<CompiledProgram>(place, device);
+  return std::make_unique<ScriptProgram>(place.bytes, device);
 }
 
 }  // namespace uip

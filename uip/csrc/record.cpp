@@ -1,11 +1,9 @@
 // Reads the record that uip/program/writer.py adds to model files: a dictionary of plain values and tensors, as
 // torch.save writes it, at "extra/uip" of the zip archive, for each kind of program. "extra/uip_sha256" is the
 // checksum of the rest of the archive: torch does not verify those of the archive itself.
-#include <caffe2/serialize/inline_container.h>
 #include <torch/serialize.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <stdexcept>
 
 #include "archive_check.h"
@@ -18,46 +16,28 @@ namespace {
 
 constexpr const char *record_name = "extra/uip";
 constexpr const char *checksum_name = "extra/uip_sha256";
-constexpr const char *signature_name = "extra/uip_signature";  // of the checksum; read by uip/program/signature.py
-
-using Archive = caffe2::serialize::PyTorchStreamReader;
+constexpr const char *signature_name = "extra/uip_signature";  // see trust.h
 
 using Dictionary = c10::Dict<c10::IValue, c10::IValue>;
 
-std::unique_ptr<Archive> open_archive(const std::string &path) {
-  try {
-    return std::make_unique<Archive>(path);
-  } catch (const c10::Error &) {
-    throw std::runtime_error(
-        "a model file is an archive written by 'uip export', but this one is truncated or of another kind; "
-        "copy or write it again");
-  }
-}
-
-std::runtime_error damaged() {
-  return std::runtime_error("it is damaged: its content is not what 'uip export' wrote; copy or write it again");
-}
-
-std::string content(Archive &archive, const std::string &name) {
-  try {
-    const auto [bytes, size] = archive.getRecord(name);
-    return {static_cast<const char *>(bytes.get()), size};
-  } catch (const c10::Error &) {  // compressed, and no longer decompresses
-    throw damaged();
-  }
-}
-
-// Names and contents of all entries, in the order of names, must have the checksum that the export wrote.
-void check_checksum(Archive &archive) {
+// Names and contents of all entries, in the order of names, must have the checksum that the export wrote, and a
+// signature if the user asks for one.
+void check_content(Archive &archive, const Trust &trust) {
   std::vector<std::string> names = archive.getAllRecords();
   std::sort(names.begin(), names.end());
+  std::vector<std::pair<std::string, size_t>> sizes;
   Sha256 hash;
   for (const std::string &name : names) {
     if (name == checksum_name || name == signature_name) continue;
+    const auto [bytes, size] = archive.getRecord(name);
     hash.add(name);
-    hash.add(content(archive, name));
+    hash.add({static_cast<const char *>(bytes.get()), size});
+    sizes.emplace_back(name, size);
   }
-  if (hash.digits() != content(archive, checksum_name)) throw damaged();
+  const std::string checksum = hash.digits();
+  if (checksum != content(archive, checksum_name)) throw damaged();
+  const std::string signature = archive.hasRecord(signature_name) ? content(archive, signature_name) : "";
+  trust.check(signature, signed_message(checksum, sizes));
 }
 
 c10::IValue entry(const Dictionary &dictionary, const std::string &name) {
@@ -144,34 +124,44 @@ void check_schema(const Dictionary &record) {
   }
 }
 
-Record read_entries(const std::string &path) {
-  const auto archive = open_archive(path);
+Record parse(const std::string &bytes) {
+  const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
+  check_schema(dictionary);
+  Record record;
+  record.metadata = metadata(dictionary);
+  record.self_tests = self_tests(dictionary);
+  return record;
+}
+
+Record read_entries(const Bytes &bytes, const Trust &trust) {
+  const auto archive = open_archive(bytes);
   if (!archive->hasRecord(record_name) || !archive->hasRecord(checksum_name)) {
     throw std::runtime_error(
         "it is an archive, but not one written by 'uip export'; run 'uip export MODEL -o model.pt2'");
   }
   const bool compiled = archive->hasRecord("archive_format");
-  check_entries(*archive, compiled, std::filesystem::file_size(path));
-  check_checksum(*archive);
-  const std::string bytes = content(*archive, record_name);
-  const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
-  check_schema(dictionary);
-  Record record;
+  check_entries(*archive, compiled, bytes->size());
+  check_content(*archive, trust);
+  Record record = parse(content(*archive, record_name));
   record.kind = compiled ? Kind::compiled : Kind::script;
-  record.metadata = metadata(dictionary);
-  record.self_tests = self_tests(dictionary);
   record.checksum = content(*archive, checksum_name);
   return record;
 }
 
 }  // namespace
 
-Record read_record(const std::string &path) {
+Record read_record(const Bytes &bytes, const Trust &trust) {
   try {
-    return read_entries(path);
+    return read_entries(bytes, trust);
   } catch (const c10::Error &) {  // its messages hold traces
     throw damaged();
   }
+}
+
+Record read_record_of_folder(const std::string &folder) {
+  Record record = parse(UnpackedProgram::read(folder, UnpackedProgram::record));
+  record.metadata.hash = UnpackedProgram::read(folder, UnpackedProgram::hash);
+  return record;
 }
 
 }  // namespace uip

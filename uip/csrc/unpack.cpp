@@ -1,6 +1,5 @@
 #include "unpack.h"
 
-#include <caffe2/serialize/inline_container.h>
 #include <fcntl.h>
 #include <link.h>
 #include <sys/file.h>
@@ -11,7 +10,10 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -25,6 +27,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view prefix = "uip-";
 constexpr size_t name_length = 10;  // "uip-" and what mkdtemp adds
+constexpr int max_attempts = 3;
+constexpr time_t seconds_without_lock = 10;
 
 std::runtime_error unusable(const std::string &place, const std::string &why) {
   return std::runtime_error("a compiled program needs a folder for temporary files, but " + place + " " + why +
@@ -40,13 +44,31 @@ std::string temporary_place() {
   return place;
 }
 
-// An open lock file, locked; -1 if it is missing or another process holds it.
+// Whether `file` is still at `path`: its folder may have been removed, or removed and made again.
+bool is_at(int file, const std::string &path) {
+  struct stat open{}, named{};
+  return fstat(file, &open) == 0 && lstat(path.c_str(), &named) == 0 && open.st_ino == named.st_ino &&
+         open.st_dev == named.st_dev;
+}
+
+// The open lock file of a folder, locked; -1 if it is missing or another process holds it.
 int locked(const std::string &folder, int flags) {
-  const int file = open((folder + "/lock").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+  const std::string path = folder + "/lock";
+  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
   if (file < 0) return -1;
-  if (flock(file, LOCK_EX | LOCK_NB) == 0) return file;
+  if (flock(file, LOCK_EX | LOCK_NB) == 0 && is_at(file, path)) return file;
   close(file);
   return -1;
+}
+
+// Contents first and the lock last: a process that is killed meanwhile leaves a folder that others remove.
+void remove_locked(const std::string &folder, int lock) noexcept {
+  std::error_code ignored;
+  for (const auto &entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().filename() != "lock") fs::remove_all(entry.path(), ignored);
+  }
+  fs::remove_all(folder, ignored);
+  if (lock >= 0) close(lock);
 }
 
 bool is_ours(const fs::path &path) {
@@ -56,15 +78,25 @@ bool is_ours(const fs::path &path) {
          S_ISDIR(info.st_mode) && info.st_uid == geteuid();
 }
 
+// A process was killed between making the folder and the lock, or between removing them.
+bool is_empty_and_old(const fs::path &path) {
+  struct stat info{};
+  std::error_code ignored;
+  return stat(path.c_str(), &info) == 0 && std::time(nullptr) - info.st_mtime > seconds_without_lock &&
+         fs::is_empty(path, ignored);
+}
+
 // The lock of a killed process is free.
 void remove_abandoned(const std::string &place) {
   std::error_code ignored;
   for (const auto &entry : fs::directory_iterator(place, ignored)) {
     if (!is_ours(entry.path())) continue;
     const int lock = locked(entry.path().string(), 0);
-    if (lock < 0) continue;
-    fs::remove_all(entry.path(), ignored);
-    close(lock);
+    if (lock >= 0) {
+      remove_locked(entry.path().string(), lock);
+    } else if (is_empty_and_old(entry.path())) {
+      fs::remove(entry.path(), ignored);
+    }
   }
 }
 
@@ -74,14 +106,25 @@ std::string new_folder(const std::string &place) {
   return name;
 }
 
-// The folder that this process used for the same content before, or a new one; made for this user alone.
-std::string make_folder(const std::string &place, const std::string &checksum) {
+struct Folder {
+  std::string path;
+  int lock;
+};
+
+// The folder that this process used for the same content before, or a new one; made for this user alone. Another
+// process may remove a folder that is not locked yet: then the next one. Where files cannot be locked, the last one
+// stays without.
+Folder make_folder(const std::string &place, const std::string &checksum) {
   static std::mutex guard;
   static std::map<std::string, std::string> known;
   const std::lock_guard<std::mutex> hold(guard);
   std::string &folder = known[place + ' ' + std::to_string(getpid()) + ' ' + checksum];
-  if (folder.empty() || mkdir(folder.c_str(), 0700) != 0) folder = new_folder(place);
-  return folder;
+  for (int attempt = 1;; ++attempt) {
+    if (folder.empty() || mkdir(folder.c_str(), 0700) != 0) folder = new_folder(place);
+    const int lock = locked(folder, O_CREAT);
+    if (lock >= 0 || attempt == max_attempts) return {folder, lock};
+    remove_locked(folder, -1);
+  }
 }
 
 void write_file(const fs::path &path, const void *bytes, size_t size) {
@@ -117,9 +160,7 @@ bool is_library(const char *bytes, size_t size) {
   return true;
 }
 
-void unpack(const std::string &model_file, const std::string &target) {
-  caffe2::serialize::PyTorchStreamReader archive(model_file);
-  check_entries(archive, /*compiled=*/true, fs::file_size(model_file));
+void unpack(Archive &archive, const std::string &target) {
   for (const std::string &name : archive.getAllRecords()) {
     if (!is_program_file(name)) continue;
     const auto [bytes, size] = archive.getRecord(name);
@@ -132,13 +173,17 @@ void unpack(const std::string &model_file, const std::string &target) {
 
 }  // namespace
 
-UnpackedProgram::UnpackedProgram(const std::string &model_file, const std::string &checksum) {
+UnpackedProgram::UnpackedProgram(Archive &archive, const std::string &checksum, const std::string &file_hash) {
   const std::string place = temporary_place();
   remove_abandoned(place);
-  folder_ = make_folder(place, checksum);
-  lock_ = locked(folder_, O_CREAT);
+  const Folder made = make_folder(place, checksum);
+  folder_ = made.path;
+  lock_ = made.lock;
   try {
-    unpack(model_file, program());
+    unpack(archive, program(folder_));
+    const std::string entry = content(archive, "extra/uip");
+    write_file(fs::path(folder_) / record, entry.data(), entry.size());
+    write_file(fs::path(folder_) / hash, file_hash.data(), file_hash.size());
   } catch (...) {
     remove();
     throw;
@@ -147,10 +192,16 @@ UnpackedProgram::UnpackedProgram(const std::string &model_file, const std::strin
 
 UnpackedProgram::~UnpackedProgram() { remove(); }
 
+std::string UnpackedProgram::read(const std::string &folder, const char *name) {
+  std::ifstream file(fs::path(folder) / name, std::ios::binary);
+  if (file) return {std::istreambuf_iterator<char>(file), {}};
+  throw std::runtime_error("processes of a computer share the folder where one of them unpacks the program, but " +
+                           folder + " is not seen by this one; set TMPDIR to a folder that all of them see");
+}
+
 void UnpackedProgram::remove() noexcept {
-  std::error_code ignored;
-  fs::remove_all(folder_, ignored);
-  if (lock_ >= 0) close(lock_);
+  remove_locked(folder_, lock_);
+  lock_ = -1;
 }
 
 }  // namespace uip

@@ -102,6 +102,7 @@ def load_evaluator(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    trusted: str | Path | None = None,
 ) -> Evaluator:
     """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
@@ -109,16 +110,27 @@ def load_evaluator(
         device: "cpu", "cuda", ... or "auto"; None: the CPU, or the device of a program.
         dtype: "float32", "float64", "bfloat16" (`uip.checkpoint.for_inference`) or torch's own; None: float32, or that
             of a model or a program.
+        trusted: see `uip.program.reader.load_program`; only for programs.
     """
     survive_fork()
     device, dtype = None if device is None else str(device), None if dtype is None else dtype_name(dtype)
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
-        return _from_program(load_program(source, device_index=_index(device)), device, dtype)
+        program = load_program(source, device_index=_index(device), trusted=trusted)
+        return _from_program(program, device, dtype)
+    if trusted is not None:
+        raise ValueError(
+            f"`trusted` needs a file written by 'uip export', which can be signed, got {_described(source)}; leave "
+            "`trusted` out: reading a checkpoint runs no code"
+        )
     if isinstance(source, Potential):
         model = for_inference(deepcopy(source), dtype=dtype or source.precision, device=device or "cpu")
     else:
         model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
     return Evaluator(model, partial(run_model, model))
+
+
+def _described(source: str | Path | Potential) -> str:
+    return "a model in memory" if isinstance(source, Potential) else f"'{source}'"
 
 
 def _index(device: str | None) -> int:

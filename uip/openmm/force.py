@@ -31,6 +31,7 @@ def create_force(
     scale_parameter: str | None = None,
     skin: float = 0.5,
     embed: bool = True,
+    trusted: Path | str | None = None,
     group: int = 0,
     name: str = "UipForce",
 ) -> openmm.Force:
@@ -46,6 +47,7 @@ def create_force(
             `State.getEnergyParameterDerivatives`. The Force is then a CustomCVForce that holds the model's.
         skin: A; neighbours are sought again when atoms may have moved by half of it.
         embed: XML shall hold the model itself (True) or its path (False), with its hash either way.
+        trusted: a file of public keys, one of which must have signed `model` (docs/files.md). XML does not keep it.
 
     Raises:
         openmm.OpenMMException: no such file, damaged, elements that the model does not know, ...
@@ -62,11 +64,13 @@ def create_force(
         f'<Atom z="{int(z)}"/>' if place is None else f'<Atom z="{int(z)}" particle="{int(place)}"/>'
         for z, place in zip(atomic_numbers, places, strict=True)
     )
+    keys = "" if trusted is None else f" trusted={quoteattr(str(Path(trusted).absolute()))}"
     # what reads XML is also what makes the force: one way in, and OpenMM owns the result like any of its own
     force = openmm.XmlSerializer.deserialize(
         f'<Force type="UipForce" version="1" name={quoteattr(name)} forceGroup="{group}" periodic="{int(periodic)}" '
         f'charge="{charge}" spin="{spin}" skin="{skin * A_TO_NM!r}">'
-        f'<Model path={quoteattr(str(Path(model).absolute()))} embed="{int(embed)}"/><Atoms>{atoms}</Atoms></Force>'
+        f'<Model path={quoteattr(str(Path(model).absolute()))} embed="{int(embed)}"{keys}/>'
+        f"<Atoms>{atoms}</Atoms></Force>"
     )
     return force if scale_parameter is None else _scaled(force, scale_parameter)
 

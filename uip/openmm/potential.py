@@ -16,8 +16,8 @@ from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 from uip.config import suggestion
 
 IMPLEMENTATIONS = {
-    "native": ("embed", "skin", "name", "scale_parameter"),
-    "python": ("device", "dtype", "skin", "name"),
+    "native": ("embed", "skin", "name", "scale_parameter", "trusted"),
+    "python": ("device", "dtype", "skin", "name", "trusted"),
 }
 """With the arguments that each takes beside those of `addForces`."""
 CHECKPOINTS = (".ckpt", ".pth", ".tar")

@@ -25,16 +25,18 @@ class PythonPotential:
     Pickled with the bytes of its model file, so that XML is complete.
     """
 
-    def __init__(self, model: Path | str, atomic_numbers: Sequence[int], **settings: Any) -> None:
+    def __init__(
+        self, model: Path | str, atomic_numbers: Sequence[int], trusted: Path | str | None = None, **settings: Any
+    ) -> None:
         self.name = Path(model).name
         self.content = Path(model).read_bytes() if Path(model).is_file() else None
         self.atomic_numbers = np.array(atomic_numbers, dtype=np.int64)
         self.settings = settings
-        self._load(model)
+        self._load(model, trusted)
 
-    def _load(self, model: Path | str) -> None:
+    def _load(self, model: Path | str, trusted: Path | str | None = None) -> None:
         s = self.settings
-        self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"])
+        self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"], trusted=trusted)
         _check_charge_and_spin(self.name, self.evaluator, s["charge"], s["spin"])
         self.evaluator.check_elements(self.atomic_numbers)
         self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
@@ -83,6 +85,7 @@ def create_python_force(
     device: str | None = None,
     dtype: str | None = None,
     skin: float = 0.5,
+    trusted: Path | str | None = None,
     group: int = 0,
     name: str = "UipPythonForce",
 ) -> openmm.PythonForce:
@@ -90,13 +93,21 @@ def create_python_force(
 
     Args:
         model: also a published name or a checkpoint, which are evaluated eagerly.
-        device, dtype: as for `uip.Calculator`.
+        device, dtype, trusted: as for `uip.Calculator`.
 
     Raises:
         ValueError, FileNotFoundError: see `uip.inference.evaluator.load_evaluator`.
     """
     potential = PythonPotential(
-        model, atomic_numbers, periodic=periodic, charge=charge, spin=spin, device=device, dtype=dtype, skin=skin
+        model,
+        atomic_numbers,
+        trusted,
+        periodic=periodic,
+        charge=charge,
+        spin=spin,
+        device=device,
+        dtype=dtype,
+        skin=skin,
     )
     force = openmm.PythonForce(potential)
     force.setUsesPeriodicBoundaryConditions(periodic)

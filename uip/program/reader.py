@@ -64,18 +64,27 @@ class Program:
         return assemble_outputs(real, self.run(real.tensors()))
 
 
-def load_program(path: Path | str, *, device_index: int = 0) -> Program:
-    """The program in `path`, after its self-test; `device_index` is the GPU for a file exported for cuda.
+def load_program(
+    path: Path | str, *, device_index: int = 0, trusted: Path | str | None = None, own: bool = False
+) -> Program:
+    """The program in `path`, after its self-test.
+
+    Args:
+        device_index: the GPU for a file exported for cuda.
+        trusted: a file of public keys, lines as in ~/.ssh/authorized_keys: one of them must have signed `path`, and one
+            of those in the file that the environment variable UIP_TRUSTED names, if it is set.
+        own: this process wrote the file; no signature is asked for.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, foreign, of a newer schema, for another torch, processor or device, or a failed self-test.
+        ValueError: damaged, foreign, of a newer schema, for another torch, processor or device, not signed by a trusted
+            key, or a failed self-test.
         RuntimeError: libuip is not built.
     """
     path = existing_file(path)
     load_library()
     try:
-        handle = torch.classes.uip.Model(str(path), device_index)
+        handle = torch.classes.uip.Model(str(path), device_index, str(trusted or ""), own)
     except RuntimeError as error:
         raise ValueError(f"{error}{_advice(path)}") from None
     return _program(handle, _read_record(path), device_index)

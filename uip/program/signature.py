@@ -1,13 +1,16 @@
-"""Signatures of exported files: ed25519, over the checksum of all other entries, at "extra/uip_signature".
+"""Signatures of exported files: ed25519, over the checksum and the table of all other entries, at
+"extra/uip_signature".
 
 The checksum in a file has no key and finds damage only; a signature also tells who exported the file. Keys are those of
-`ssh-keygen -t ed25519`, or PEM. Needs the package `cryptography` (`pip install 'uip[sign]'`).
+`ssh-keygen -t ed25519`, or PEM. Needs the package `cryptography` (`pip install 'uip[sign]'`). Readers check signatures
+in C++ (csrc/trust.cpp).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,11 @@ from typing import Any
 from uip.config import existing_file
 
 SIGNATURE, CHECKSUM = "extra/uip_signature", "extra/uip_sha256"
-CONTEXT = b"uip model file, version 1: "
-"""Signed with the checksum, so that a signature made for anything else is none here."""
+CONTEXT = b"uip model file, version 2: "
+"""Signed with the rest, so that a signature made for anything else is none here."""
+
+WRITTEN = re.compile(rb'\{"key": "([0-9a-f]{64})", "signature": "([0-9a-f]{128})"\}')
+"""The entry of the archive."""
 
 
 def sign(file: Path, key: Path) -> None:
@@ -28,13 +34,13 @@ def sign(file: Path, key: Path) -> None:
         RuntimeError: no package `cryptography`.
     """
     private = _private_key(key)
-    found = _checksum(file)
+    message = _message(file)
     with zipfile.ZipFile(file, "a") as archive:
         root = archive.namelist()[0].split("/")[0]
         if f"{root}/{SIGNATURE}" in archive.namelist():
             raise ValueError(f"{file} is signed already; export it again to sign it with another key")
         public = private.public_key().public_bytes_raw().hex()
-        content = {"key": public, "signature": private.sign(CONTEXT + found.encode()).hex()}
+        content = {"key": public, "signature": private.sign(message).hex()}
         archive.writestr(f"{root}/{SIGNATURE}", json.dumps(content))
 
 
@@ -47,38 +53,44 @@ def verify(file: Path, trusted: Path) -> str:
         RuntimeError: no package `cryptography`.
     """
     keys = _public_keys(trusted)
-    found = _checksum(file)
+    message = _message(file)
     with zipfile.ZipFile(file) as archive:
         root = archive.namelist()[0].split("/")[0]
         if f"{root}/{SIGNATURE}" not in archive.namelist():
             raise ValueError(f"{file} must be signed, but is not; ask its author for 'uip export --sign KEY'")
-        content = json.loads(archive.read(f"{root}/{SIGNATURE}"))
+        content = WRITTEN.fullmatch(archive.read(f"{root}/{SIGNATURE}"))
+    if content is None:
+        raise ValueError(f"{file}: its signature is not what 'uip export --sign' writes; do not use it")
+    signer, signature = (text.decode() for text in content.groups())
     invalid = _cryptography().exceptions.InvalidSignature
     for raw, (public, comment) in keys.items():
-        if raw != content["key"]:
+        if raw != signer:
             continue
         try:
-            public.verify(bytes.fromhex(content["signature"]), CONTEXT + found.encode())
+            public.verify(bytes.fromhex(signature), message)
         except invalid as error:
             raise ValueError(f"{file} was changed after it was signed by {comment}; do not use it") from error
         return comment
-    raise ValueError(f"{file} must be signed by a key in {trusted}, but is signed by another, {content['key']}")
+    raise ValueError(f"{file} must be signed by a key in {trusted}, but is signed by another, {signer}")
 
 
-def _checksum(file: Path) -> str:
-    """sha256 of all entries but checksum and signature, as `uip.program.writer` and csrc/record.cpp compute it."""
+def _message(file: Path) -> bytes:
+    """What is signed: the sha256 of all entries but checksum and signature, as `uip.program.writer` computes it, and
+    their sizes and names, because the sha256 does not tell where one ends and the next begins."""
     try:
         with zipfile.ZipFile(existing_file(file)) as archive:
             names = archive.namelist()
             root = names[0].split("/")[0]
             if len(set(names)) != len(names) or f"{root}/{CHECKSUM}" not in names:
                 raise ValueError(f"{file} must be a file written by 'uip export', but is another archive")
-            total = hashlib.sha256()
+            total, table = hashlib.sha256(), b""
             for name in sorted(names, key=lambda name: name.removeprefix(f"{root}/").encode()):
                 short = name.removeprefix(f"{root}/")
                 if short not in (SIGNATURE, CHECKSUM):
-                    total.update(short.encode() + archive.read(name))
-            return total.hexdigest()
+                    content = archive.read(name)
+                    total.update(short.encode() + content)
+                    table += f"{len(content)} {short}\0".encode()
+            return CONTEXT + total.hexdigest().encode() + b"\n" + table
     except zipfile.BadZipFile as error:
         raise ValueError(f"{file} must be a file written by 'uip export', but is damaged or of another kind") from error
 

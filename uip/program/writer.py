@@ -115,7 +115,7 @@ def _check_compiler() -> None:
 
 def _check_program(file: Path, place: torch.device) -> None:
     try:
-        load_program(file, device_index=place.index or 0)
+        load_program(file, device_index=place.index or 0, own=True)
     except ValueError as error:
         raise RuntimeError(
             f"{file.name} was not written, because the program does not reproduce the model: {error}; "
