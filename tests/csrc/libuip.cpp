@@ -120,7 +120,7 @@ void elements_have_symbols_and_masses() {
 }
 
 void a_file_runs(const std::string &path) {
-  const auto model = uip::Model::load(path);
+  const auto model = uip::Model::load(path, uip::Trust::given(""));
   require(model->metadata().dtype == "float64", "metadata is read");
   require(model->metadata().hash.size() == 64, "the file has a hash");
   const auto longs = [](std::vector<int64_t> values) { return at::tensor(values, at::kLong); };
@@ -154,6 +154,8 @@ int main(int, char **arguments) {
   backward_on_another_thread_uses_the_comm_of_its_forward();
   elements_have_symbols_and_masses();
   a_file_runs(arguments[1]);
-  require(message_of([] { uip::Model::load("none.pt2"); }) == "cannot load none.pt2: no such file", "missing files");
+  require(
+      message_of([] { uip::Model::load("none.pt2", uip::Trust::given("")); }) == "cannot load none.pt2: no such file",
+      "missing files");
   std::cout << "all holds\n";
 }

@@ -18,7 +18,7 @@ import pytest
 from export_files import COMPILED, exported
 
 from uip import Calculator
-from uip.openmm import create_force
+from uip.openmm import create_force, load_plugin
 from uip.plugins import lammps_plugin
 from uip.program.reader import load_program
 
@@ -139,9 +139,22 @@ def test_lammps(attacks: Attacks, scratch: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_a_good_file_leaves_nothing_behind(suffix: str, scratch: Path) -> None:
     """Removed right after the load, while the program is in use."""
-    program = load_program(exported("random", suffix))
+    load_plugin()
+    path = exported("random", suffix)
+    program = load_program(path)
     assert not list(scratch.iterdir())
-    del program
+    context = context_of(openmm.XmlSerializer.deserialize(xml_of(path.name, path.read_bytes())))
+    assert not list(scratch.iterdir())
+    del program, context
+
+
+def test_openmm_needs_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in XML is read from memory: no file that a killed process could leave."""
+    load_plugin()
+    path = exported("random", ".pt")
+    text = xml_of(path.name, path.read_bytes())
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    context_of(openmm.XmlSerializer.deserialize(text))
 
 
 LEAK = """
