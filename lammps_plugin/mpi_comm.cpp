@@ -36,9 +36,10 @@ class RowType {
 
  private:
   int64_t bytes_;
-  MPI_Datatype type_ = MPI_DATATYPE_NULL;
+  MPI_Datatype type_ = {};
 };
 
+#ifndef MPI_STUBS
 /// The ranks of this computer, in the order of `comm`.
 class Node {
  public:
@@ -56,6 +57,13 @@ class Node {
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
 };
+#endif
+
+/// What a call only reads: the MPI of a serial LAMMPS takes pointers that are not const.
+template <typename T>
+T *read_only(const T *data) {
+  return const_cast<T *>(data);
+}
 
 std::string broadcast(const std::string &mine, int root, MPI_Comm comm) {
   int length = as_count(static_cast<int64_t>(mine.size()), "characters in a message");
@@ -88,16 +96,24 @@ MpiComm::MpiComm(MPI_Comm world) {
 MpiComm::~MpiComm() { MPI_Comm_free(&comm_); }
 
 NodePlace MpiComm::place_on_node() const {
+#ifdef MPI_STUBS  // a serial LAMMPS
+  return {};
+#else
   const Node node(comm_);
   NodePlace place;
   MPI_Comm_rank(node.get(), &place.rank);
   MPI_Comm_size(node.get(), &place.num_ranks);
   return place;
+#endif
 }
 
 std::string MpiComm::text_of_first_on_node(const std::string &mine) const {
+#ifdef MPI_STUBS
+  return mine;
+#else
   const Node node(comm_);
   return broadcast(mine, 0, node.get());
+#endif
 }
 
 Route MpiComm::route(const std::vector<int> &send) const {
@@ -146,7 +162,7 @@ std::string MpiComm::first_text(const std::string &mine) const { return agree(mi
 MpiComm::Agreement MpiComm::agree(const std::string &mine, const Flags &flags) const {
   const std::array<int, 3> sent = {mine.empty() ? num_ranks_ : rank_, flags.strained ? 0 : 1, flags.overlap ? 0 : 1};
   std::array<int, 3> least = {};
-  MPI_Allreduce(sent.data(), least.data(), 3, MPI_INT, MPI_MIN, comm_);
+  MPI_Allreduce(read_only(sent.data()), least.data(), 3, MPI_INT, MPI_MIN, comm_);
   const int first = least[0];
   const Flags any = {least[1] == 0, least[2] == 0};
   if (first == num_ranks_) return {"", any};
@@ -156,15 +172,15 @@ MpiComm::Agreement MpiComm::agree(const std::string &mine, const Flags &flags) c
 std::vector<double> MpiComm::sum(const std::vector<double> &mine) const {
   std::vector<double> total(mine.size());
   const int count = as_count(static_cast<int64_t>(mine.size()), "numbers");
-  MPI_Reduce(mine.data(), total.data(), count, MPI_DOUBLE, MPI_SUM, 0, comm_);
+  MPI_Reduce(read_only(mine.data()), total.data(), count, MPI_DOUBLE, MPI_SUM, 0, comm_);
   MPI_Bcast(total.data(), count, MPI_DOUBLE, 0, comm_);
   return total;
 }
 
 std::vector<double> MpiComm::max(const std::vector<double> &mine) const {
   std::vector<double> result(mine.size());
-  MPI_Allreduce(mine.data(), result.data(), as_count(static_cast<int64_t>(mine.size()), "numbers"), MPI_DOUBLE, MPI_MAX,
-                comm_);
+  MPI_Allreduce(read_only(mine.data()), result.data(), as_count(static_cast<int64_t>(mine.size()), "numbers"),
+                MPI_DOUBLE, MPI_MAX, comm_);
   return result;
 }
 
@@ -174,7 +190,7 @@ void MpiComm::set_rows(int64_t num_owned, const at::Tensor &wanted, const std::v
   num_owned_ = num_owned;
   num_ghosts_ = wanted.size(0);
   const int mine = as_count(num_owned, "atoms on a rank");
-  MPI_Allgather(&mine, 1, MPI_INT, owned_counts_.data(), 1, MPI_INT, comm_);
+  MPI_Allgather(read_only(&mine), 1, MPI_INT, owned_counts_.data(), 1, MPI_INT, comm_);
   const Route asking = route(counts);
   ghosts_ = {exchange(wanted, asking), asking.reversed()};
 }
@@ -214,8 +230,8 @@ at::Tensor MpiComm::all_gather(const at::Tensor &x, int64_t num_total) {
   auto gathered = rows_like(mine, num_total);
   const RowType row(mine);
   const auto starts = int_offsets(owned_counts_);
-  MPI_Allgatherv(mine.const_data_ptr(), owned_counts_[rank_], row.get(), gathered.mutable_data_ptr(),
-                 owned_counts_.data(), starts.data(), row.get(), comm_);
+  MPI_Allgatherv(read_only(mine.const_data_ptr()), owned_counts_[rank_], row.get(), gathered.mutable_data_ptr(),
+                 owned_counts_.data(), read_only(starts.data()), row.get(), comm_);
   if (num_owned_ > 0) count_sent((num_ranks_ - 1) * num_owned_ * row.bytes(), num_ranks_ - 1);
   return gathered.to(x.device());
 }

