@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from export_files import exported
-from lammps_run import BIN, SHARED_CORES, write_data
+from lammps_run import BIN, write_data
 
 from uip import Calculator
 from uip.plugins import LIBRARIES
@@ -65,7 +65,7 @@ def build(folder: Path) -> None:
 def run(folder: Path, deck: str, num_ranks: int) -> str:
     """The wheel's program itself, with the MPI of the environment."""
     (folder / "in.deck").write_text(deck.replace("{file}", str(exported("random", ".pt"))))
-    environment = {**os.environ, **SHARED_CORES, "LD_LIBRARY_PATH": str(BIN.parent / "lib"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(BIN.parent / "lib"), "OMP_NUM_THREADS": "1"}
     command = [BIN / "mpiexec", "-n", str(num_ranks), wheel() / "lmp", "-in", "in.deck", "-nocite"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return result.stdout + result.stderr
