@@ -155,6 +155,11 @@ class Calculator(ASECalculator):
         """The calculator that `as_dict` described."""
         return cls(**{name: value for name, value in values.items() if not name.startswith("@")})
 
+    def get_spin_polarized(self) -> bool:
+        """False, as of other potentials. Without it ASE gives each object a method of its own, and with it a reference
+        to itself: a calculator that is no longer used would keep its model until the next garbage collection."""
+        return False
+
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """Changes since the last evaluation; for ASE `atoms.info`, with charge and spin, is no part of the state."""
         changes: list[str] = super().check_state(atoms, tol)

@@ -157,33 +157,6 @@ def test_openmm_needs_no_temporary_file(tmp_path: Path, monkeypatch: pytest.Monk
     context_of(openmm.XmlSerializer.deserialize(text))
 
 
-LEAK = """
-import gc, sys
-from uip.program.reader import load_program
-def memory():
-    gc.collect()
-    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024, sum(1 for _ in open("/proc/self/maps"))
-for _ in range(4):
-    load_program(sys.argv[1])
-before, maps = memory()
-for _ in range(12):
-    load_program(sys.argv[1])
-after, maps_after = memory()
-print(after - before, maps_after - maps)
-"""
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
-def test_loading_again_takes_no_memory(suffix: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", LEAK, str(exported("random", suffix))], capture_output=True, text=True, check=True
-    )
-    megabytes, maps = map(float, run.stdout.split())
-    assert megabytes < 3.0  # a leak of 2.1 MiB a load, as there was, would be 25
-    assert maps <= 2
-
-
 def test_folders_of_killed_processes_are_removed(scratch: Path) -> None:
     """A folder with a free lock is abandoned, one that a process holds is not."""
     for name in ("uip-dead01", "uip-alive1"):
