@@ -99,7 +99,8 @@ def test_some_loads(suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 @pytest.mark.parametrize("engine", ["calculator", "openmm", "lammps"])
 def test_a_hundred_loads(engine: str, suffix: str) -> None:
-    """After the first 20, in which the heap finds its size. Measured: 0.1 to 0.7 MiB; libtorch's own loaders: 0.0."""
+    """After the first 20, in which the heap finds its size. Measured: 0.1 to 0.6 MiB, while libtorch's own
+    loaders take 0.0."""
     megabytes, maps = growth(engine, exported("random", suffix), 20, 120)
     assert megabytes < 1.0
     assert maps <= 4

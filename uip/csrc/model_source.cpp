@@ -82,4 +82,17 @@ std::string content(Archive &archive, const std::string &name) {
   }
 }
 
+size_t for_pieces(Archive &archive, const std::string &name, const std::function<void(std::string_view)> &use) {
+  const size_t size = archive.getRecordSize(name);
+  auto pieces = archive.createChunkReaderIter(name, size, piece_size);
+  std::vector<char> piece(std::min(size, piece_size));
+  for (size_t done = 0; done < size;) {
+    const size_t count = pieces.next(piece.data());
+    if (count == 0) throw damaged();
+    use({piece.data(), count});
+    done += count;
+  }
+  return size;
+}
+
 }  // namespace uip

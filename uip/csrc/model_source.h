@@ -4,8 +4,11 @@
 #include <caffe2/serialize/inline_container.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 
+#include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace uip {
 
@@ -22,6 +25,9 @@ std::string sha256_of(const Bytes &bytes);
 /// The archive in them; throws std::runtime_error for something else. `content`: of one entry.
 std::unique_ptr<Archive> open_archive(const Bytes &bytes);
 std::string content(Archive &archive, const std::string &name);
+/// Calls `use` with one piece of an entry after the other, and returns its size: entries may be larger than a memory
+/// that many processes share.
+size_t for_pieces(Archive &archive, const std::string &name, const std::function<void(std::string_view)> &use);
 std::runtime_error damaged();
 
 }  // namespace uip

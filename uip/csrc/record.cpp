@@ -29,10 +29,8 @@ void check_content(Archive &archive, const Trust &trust) {
   Sha256 hash;
   for (const std::string &name : names) {
     if (name == checksum_name || name == signature_name) continue;
-    const auto [bytes, size] = archive.getRecord(name);
     hash.add(name);
-    hash.add({static_cast<const char *>(bytes.get()), size});
-    sizes.emplace_back(name, size);
+    sizes.emplace_back(name, for_pieces(archive, name, [&](std::string_view piece) { hash.add(piece); }));
   }
   const std::string checksum = hash.digits();
   if (checksum != content(archive, checksum_name)) throw damaged();

@@ -127,47 +127,69 @@ Folder make_folder(const std::string &place, const std::string &checksum) {
   }
 }
 
-void write_file(const fs::path &path, const void *bytes, size_t size) {
-  fs::create_directories(path.parent_path());
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700);
-  bool good = file >= 0;
-  for (size_t done = 0; good && done < size;) {
-    const ssize_t written = write(file, static_cast<const char *>(bytes) + done, size - done);
-    good = written > 0;
-    if (good) done += static_cast<size_t>(written);
+// A new file, written piece by piece.
+class NewFile {
+ public:
+  explicit NewFile(const fs::path &path) : path_(path) {
+    std::error_code ignored;
+    fs::create_directories(path.parent_path(), ignored);
+    file_ = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700);
+    if (file_ < 0) fail(1);
   }
-  const int error = errno;
-  if (file >= 0) close(file);
-  if (good) return;
-  throw unusable(path.parent_path().string(),
-                 "has no room for " + std::to_string(size >> 20) + " MB: " + std::strerror(error));
-}
+  ~NewFile() {
+    if (file_ >= 0) close(file_);
+  }
+  NewFile(const NewFile &) = delete;
+  NewFile &operator=(const NewFile &) = delete;
 
-// Whether bytes are a library of this kind of system whose segments all lie inside: the loader of the system maps what
-// the headers name, and what lies beyond the end of a file kills the process.
-bool is_library(const char *bytes, size_t size) {
-  ElfW(Ehdr) header{};
-  if (size < sizeof(header)) return false;
-  std::memcpy(&header, bytes, sizeof(header));
-  const bool known = std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_type == ET_DYN &&
-                     header.e_phentsize == sizeof(ElfW(Phdr));
-  if (!known || header.e_phoff > size || header.e_phnum > (size - header.e_phoff) / sizeof(ElfW(Phdr))) return false;
-  for (size_t k = 0; k < header.e_phnum; ++k) {
-    ElfW(Phdr) segment{};
-    std::memcpy(&segment, bytes + header.e_phoff + k * sizeof(segment), sizeof(segment));
-    if (segment.p_offset > size || segment.p_filesz > size - segment.p_offset) return false;
+  void add(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = write(file_, bytes.data(), bytes.size());
+      if (written <= 0) fail(bytes.size());
+      bytes.remove_prefix(static_cast<size_t>(written));
+    }
   }
-  return true;
-}
+
+  // Whether it is a library of this kind of system whose segments all lie inside: the loader of the system maps what
+  // the headers name, and what lies beyond the end of a file kills the process.
+  bool is_library(size_t size) const {
+    ElfW(Ehdr) header{};
+    if (!read(0, header)) return false;
+    const bool known = std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_type == ET_DYN &&
+                       header.e_phentsize == sizeof(ElfW(Phdr));
+    if (!known || header.e_phoff > size) return false;
+    for (size_t k = 0; k < header.e_phnum; ++k) {
+      ElfW(Phdr) segment{};
+      if (!read(header.e_phoff + k * sizeof(segment), segment)) return false;
+      if (segment.p_offset > size || segment.p_filesz > size - segment.p_offset) return false;
+    }
+    return true;
+  }
+
+ private:
+  template <typename Header>
+  bool read(size_t position, Header &header) const {
+    const ssize_t count = pread(file_, &header, sizeof(header), static_cast<off_t>(position));
+    return count == static_cast<ssize_t>(sizeof(header));
+  }
+
+  [[noreturn]] void fail(size_t size) const {
+    const int error = errno;
+    throw unusable(path_.parent_path().string(),
+                   "has no room for " + std::to_string((size >> 20) + 1) + " MB: " + std::strerror(error));
+  }
+
+  fs::path path_;
+  int file_ = -1;
+};
 
 void unpack(Archive &archive, const std::string &target) {
   for (const std::string &name : archive.getAllRecords()) {
     if (!is_program_file(name)) continue;
-    const auto [bytes, size] = archive.getRecord(name);
-    if (name.ends_with(".so") && !is_library(static_cast<const char *>(bytes.get()), size)) {
-      throw std::runtime_error("its library '" + name + "' is none, or is cut off; run 'uip export' again");
-    }
-    write_file(fs::path(target) / name, bytes.get(), size);
+    NewFile file(fs::path(target) / name);
+    const size_t size = for_pieces(archive, name, [&](std::string_view piece) { file.add(piece); });
+    if (!name.ends_with(".so") || file.is_library(size)) continue;
+    throw std::runtime_error("its library '" + name + "' is none, or is cut off; run 'uip export' again");
   }
 }
 
@@ -181,9 +203,8 @@ UnpackedProgram::UnpackedProgram(Archive &archive, const std::string &checksum, 
   lock_ = made.lock;
   try {
     unpack(archive, program(folder_));
-    const std::string entry = content(archive, "extra/uip");
-    write_file(fs::path(folder_) / record, entry.data(), entry.size());
-    write_file(fs::path(folder_) / hash, file_hash.data(), file_hash.size());
+    NewFile(fs::path(folder_) / record).add(content(archive, "extra/uip"));
+    NewFile(fs::path(folder_) / hash).add(file_hash);
   } catch (...) {
     remove();
     throw;
