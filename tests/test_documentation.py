@@ -129,6 +129,17 @@ def test_decks_are_run_by_a_later_command(page: Path) -> None:
             assert f"lmp -in {deck_name(deck)}" in text[text.index(deck) :]
 
 
+def test_model_files_are_called_programs() -> None:
+    """The same warning in README and on the pages of both engines."""
+    pages = [ROOT / "README.md", ROOT / "docs" / "lammps.md", ROOT / "docs" / "openmm.md"]
+    boxes = {
+        re.search(r"^> \*\*A model file is a program\.\*\*(?:.*\n>)*.*$", page.read_text(), re.M)[0] for page in pages
+    }
+    (box,) = boxes
+    for words in ("`.pt2` or `.pt`", "OpenMM XML", "Load only files that you, or people you trust", "`.ckpt`"):
+        assert words in " ".join(box.replace(">", " ").split())
+
+
 def test_tables_are_needed() -> None:
     """Every entry still stands for something in a page."""
     assert set(ELSEWHERE) <= {page.name for page in PAGES}

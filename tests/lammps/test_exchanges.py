@@ -14,6 +14,8 @@ from export_files import exported
 from lammps_run import DUMP, OUTPUT, Result, read_result, run_lammps, write_data
 from programs import Adjoint, Opposite, write_program
 
+from uip.plugins import LIBRARIES
+
 DECK = """
 units metal
 boundary {boundary}
@@ -120,3 +122,10 @@ def test_forces_are_wrong_without_an_exchange(tmp_path: Path) -> None:
         together, _ = run(tmp_path, file, atoms, 2, drop=drop)
         difference = np.abs(together.forces - alone.forces).max()
         assert difference < 1e-9 if drop == "" else difference > 1e-2, drop
+
+
+def test_no_variable_of_the_environment_loses_an_exchange() -> None:
+    """Tests preload a library for that; a variable left in a user's environment would spoil runs silently."""
+    plugin = (LIBRARIES / "lammps" / "libuiplammps.so").read_bytes()
+    assert b"uip_test_drops" in plugin  # what tests define
+    assert b"UIP_DEBUG_DROP" not in plugin
