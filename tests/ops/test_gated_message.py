@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
 from uip.models.chgnet import CHGNet
 from uip.models.readout import evaluate, run_model
-from uip.nn.fused import AngleMessage, PackedLinear, angle_lists, panels, plain_form
+from uip.nn.basis import AngularBasis, RadialBasis
+from uip.nn.fused import AngleMessage, EdgeMessage, PackedLinear, Table, angle_lists, edge_lists, panels, plain_form
 from uip.nn.mlp import GatedMLP
 from uip.parallel.library import load_library
 from uip.program.trace import exact_form, in_order, trace
@@ -137,15 +139,18 @@ def test_training_runs_the_plain_form() -> None:
     assert model.atom_updates[0].message.core.weight.grad is not None
 
 
+ANGLES_OF_FOUR = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]]), torch.tensor([0, 0, 1, 1])
+"""Two pairs of bonds, and their centres."""
+
+
 def angle_call(dtype: torch.dtype = torch.float64) -> tuple[AngleMessage, list[Tensor]]:
     torch.manual_seed(0)
     mlp = GatedMLP(4, 16, hidden=True, norm=True).to(dtype=dtype).requires_grad_(False)
-    bond_centre, angle_index = torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
-    lists = angle_lists(angle_index, bond_centre, torch.zeros(2, dtype=torch.int64))
+    lists = angle_lists(*ANGLES_OF_FOUR, torch.zeros(2, dtype=torch.int64))
     inputs = [torch.randn(rows, 16, dtype=dtype) for rows in (4, 4, 2, 4)]
     message = AngleMessage(mlp)
     tensors = [x.requires_grad_() for x in inputs]
-    return message, [message(*tensors, bond_centre, lists), *tensors]
+    return message, [message(*tensors, lists), *tensors]
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -170,8 +175,7 @@ def test_a_derivative_of_weights_is_refused() -> None:
             if isinstance(layer, PackedLinear):
                 layer(inputs[0])
             else:
-                bond_centre, angle_index = torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
-                lists = angle_lists(angle_index, bond_centre, torch.zeros(2, dtype=torch.int64))
+                lists = angle_lists(*ANGLES_OF_FOUR, torch.zeros(2, dtype=torch.int64))
                 totals = (torch.zeros(4, 32, dtype=torch.float64), torch.zeros(4, 32, dtype=torch.float64), none)
                 layer.call(1, lists, inputs[1], none, totals, inputs[3])
 
@@ -257,3 +261,68 @@ def test_programs_hold_the_ops_and_no_sum_in_any_order() -> None:
     names = {str(node.target) for node in program.graph.nodes}
     assert {"uip.gated_message.default", "uip.gated_message_backward.default", "uip.index_add.default"} <= names
     assert not {name for name in names if name.startswith(("aten.index_add", "aten.index_put", "aten.scatter_add"))}
+
+
+def test_a_table_is_its_function() -> None:
+    table = Table(lambda x: torch.stack([torch.sin(9.0 * x), torch.exp(-x)], dim=1), 2.0, 9.0)
+    x = torch.arange(table.rows.shape[0], dtype=torch.float64) / table.per_length
+    assert_close(table.rows[1:, 0, 0], torch.sin(9.0 * x[1:]), 1e-14)
+    assert_close(table.rows[1:, 1, 0], 9.0 * torch.cos(9.0 * x[1:]) / table.per_length, 1e-14)
+    assert_close(table.rows[1:, 2, 1], torch.exp(-x[1:]) / table.per_length**2, 1e-14)
+
+
+def edge_call(distance: Tensor, *, tabulated: bool, norm: bool = True) -> Tensor:
+    """Of two atoms with edges of these lengths, to each other and to themselves."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mlp, basis = GatedMLP(3, 16, hidden=True, norm=norm).double(), RadialBasis(31, 6.0, 8).double()
+        embedding, factor = torch.randn(2, 16, 31, dtype=torch.float64)
+        message = EdgeMessage(mlp, basis, embedding, factor, tabulated=tabulated)
+        products = torch.randn(2, 2, 32, dtype=torch.float64)
+    count = distance.shape[0]
+    index = torch.stack([torch.arange(count) * 2 // count, torch.arange(count) % 2])
+    lists = edge_lists(index, torch.zeros(0, dtype=torch.int64), torch.zeros(2), torch.zeros(2))
+    x, scale = message.inputs(distance)
+    result: Tensor = message(x, scale, products[0], products[1], products.new_zeros(0, 32), lists)
+    return result
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_tables_of_distances_are_the_radial_functions(norm: bool) -> None:
+    distance = torch.linspace(0.2, 6.0, 301, dtype=torch.float64).requires_grad_()
+    results = [edge_call(distance, tabulated=tabulated, norm=norm) for tabulated in (False, True)]
+    assert_close(results[1], results[0], 3e-7)
+    gradients = [torch.autograd.grad(y.sin().sum(), distance)[0] for y in results]
+    assert_close(gradients[1], gradients[0], 3e-6)
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_tables_of_angles_are_the_angular_functions(hidden: bool) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mlp, basis = GatedMLP(4, 16, hidden=hidden, norm=True).double(), AngularBasis(31).double()
+        embedding, e, v, factor = (
+            torch.randn(n, m, dtype=torch.float64) for n, m in ((16, 31), (8, 16), (2, 16), (8, 16))
+        )
+        plain, read = AngleMessage(mlp), AngleMessage(mlp, (basis, embedding))
+    bond_centre = torch.tensor([0] * 4 + [1] * 4)
+    pairs = [(a, b) for a in range(8) for b in range(8) if a != b and a // 4 == b // 4]
+    lists = angle_lists(torch.tensor(pairs).T, bond_centre, torch.zeros(2))
+    theta = torch.linspace(0.0, math.pi, len(pairs), dtype=torch.float64).requires_grad_()
+    factor = factor if hidden else factor[:0, 0]
+    results = [plain(e, basis.of_angle(theta) @ embedding.T, v, factor, lists), read(e, theta, v, factor, lists)]
+    assert_close(results[1], results[0], 3e-7)
+    gradients = [torch.autograd.grad(y.sin().sum(), theta)[0] for y in results]
+    assert_close(gradients[1], gradients[0], 3e-6)
+
+
+def test_the_derivative_of_a_table_is_exact() -> None:
+    distance = torch.linspace(0.9, 5.9, 11, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: edge_call(x, tabulated=True), distance, eps=1e-6, atol=1e-6)
+
+
+def test_a_table_of_another_width_is_refused() -> None:
+    message, (_, e, t, v, factor) = angle_call()
+    message.message.tabulated = True
+    with pytest.raises(RuntimeError, match=r"a table \(knots, 3, 32\)"):
+        message(e, t[:, 0], v, factor, angle_lists(*ANGLES_OF_FOUR, torch.zeros(2)))

@@ -1,6 +1,6 @@
 // Gated messages of CHGNet (uip/nn/mlp.py) for inference, as ops:
 //
-//     gated_message   total_m = first[row_m] + second[column_m] (+ third[slot_m]) + inputs(x_m) W,
+//     gated_message   total_m = first[row_m] + second[column_m] (+ third[slot_m]) + inputs(x_m) W or table(x_m),
 //                     message_m = G(total_m) * factor, summed by row, or by itself (message_kernels.h: MessageKind)
 //     packed_linear   x W + b
 //
@@ -41,19 +41,23 @@ const T *values(const Tensor &x) {
 }
 
 template <typename T>
-MessageWeights<T> weights_of(at::TensorList w) {
+MessageWeights<T> weights_of(at::TensorList w, bool tabulated) {
   MessageWeights<T> weights;
   const T **places[] = {&weights.input,       &weights.input_back, &weights.core_scale, &weights.core_shift,
                         &weights.gate_scale,  &weights.gate_shift, &weights.core,       &weights.core_bias,
                         &weights.gate,        &weights.gate_bias,  &weights.core_back,  &weights.gate_back,
                         &weights.frequencies, &weights.factor};
   for (size_t k = 0; k < w.size(); ++k) *places[k] = values<T>(w[k]);
+  if (tabulated) {
+    weights.table = weights.input;
+    weights.knots = w[0].size(0);
+  }
   return weights;
 }
 
 struct Arguments {
   MessageKind kind;
-  bool norm;
+  bool norm, tabulated;
   int64_t num_radial;
   Tensor x, scale, first, second, third, factor;
   std::vector<Tensor> lists, weights;
@@ -64,10 +68,15 @@ struct Arguments {
 };
 
 void check(const Arguments &a) {
-  const size_t num_weights = !is_hidden(a.kind) ? 6 : from_distance(a.kind) ? 14 : 12;
+  const size_t num_weights = !is_hidden(a.kind) ? 6 : from_distance(a.kind) && !a.tabulated ? 14 : 12;
   TORCH_CHECK(a.weights.size() == num_weights && a.lists.size() == 6, "gated_message must have 6 lists and ",
               num_weights, " weights, got ", a.lists.size(), " and ", a.weights.size());
   TORCH_CHECK(a.channels() % 8 == 0, "gated_message must have a multiple of 8 channels, got ", a.channels());
+  const auto &table = a.weights[0];
+  TORCH_CHECK(!a.tabulated || (a.x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == 3 &&
+                               table.size(2) == table_columns(a.kind, a.channels())),
+              "gated_message must have numbers x (M) and a table (knots, 3, ", table_columns(a.kind, a.channels()),
+              "), got ", a.x.sizes(), " and ", table.sizes());
   const auto type = a.first.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble, "gated_message must have float32 or float64, got ", type);
   for (const auto &t : {a.x, a.scale, a.second, a.third, a.factor}) {
@@ -81,11 +90,12 @@ void check(const Arguments &a) {
               " and ", a.lists[1].size(0));
 }
 
-Arguments contiguous(int64_t kind, bool norm, int64_t num_radial, const Tensor &x, const Tensor &scale,
+Arguments contiguous(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x, const Tensor &scale,
                      const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
                      at::TensorList lists, at::TensorList weights) {
   Arguments a{MessageKind{kind},
               norm,
+              tabulated,
               num_radial,
               x.contiguous(),
               scale.contiguous(),
@@ -103,11 +113,11 @@ Arguments contiguous(int64_t kind, bool norm, int64_t num_radial, const Tensor &
 
 template <typename T>
 Messages<T> messages_of(const Arguments &a) {
-  const bool edges = from_distance(a.kind);
+  const bool radial = from_distance(a.kind) && !a.tabulated;
   return {a.kind,
           a.norm,
           a.channels(),
-          edges ? a.weights[12].size(0) : a.channels(),
+          radial ? a.weights[12].size(0) : a.channels(),
           a.num_radial,
           values<T>(a.x),
           values<T>(a.scale),
@@ -119,7 +129,7 @@ Messages<T> messages_of(const Arguments &a) {
           values<int64_t>(a.lists[1]),
           a.third.numel() ? values<int64_t>(a.lists[2]) : nullptr,
           values<int64_t>(a.lists[3]),
-          weights_of<T>(a.weights)};
+          weights_of<T>(a.weights, a.tabulated)};
 }
 
 bool is_summed(MessageKind kind) { return kind == MessageKind::edges || kind == MessageKind::bonds; }
@@ -162,8 +172,7 @@ Six backward(const Tensor &gradient, const Arguments &a) {
   const auto upstream = gradient.contiguous();
   std::array<Tensor, 6> found;
   const std::array<Tensor, 6> inputs{a.x, a.scale, a.first, a.second, a.third, a.factor};
-  for (size_t k = 0; k < inputs.size(); ++k) found[k] = at::zeros_like(inputs[k]);
-  if (a.kind == MessageKind::angles) found[0] = upstream.clone();
+  for (size_t k = 0; k < inputs.size(); ++k) found[k] = k < 2 ? at::empty_like(inputs[k]) : at::zeros_like(inputs[k]);
   if (a.num_messages() == 0) return std::tuple_cat(found);
   // edges of several threads end at the same neighbour
   const bool apart = from_distance(a.kind) && at::get_num_threads() > 1 && a.num_centres() > centres_per_task;
@@ -179,17 +188,17 @@ Six backward(const Tensor &gradient, const Arguments &a) {
   return std::tuple_cat(found);
 }
 
-Tensor gated_message(int64_t kind, bool norm, int64_t num_radial, const Tensor &x, const Tensor &scale,
+Tensor gated_message(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x, const Tensor &scale,
                      const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
                      at::TensorList lists, at::TensorList weights) {
-  const auto a = contiguous(kind, norm, num_radial, x, scale, first, second, third, factor, lists, weights);
+  const auto a = contiguous(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
   return first.scalar_type() == at::kDouble ? forward<double>(a) : forward<float>(a);
 }
 
-Six gated_message_backward(const Tensor &gradient, int64_t kind, bool norm, int64_t num_radial, const Tensor &x,
-                           const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
-                           const Tensor &factor, at::TensorList lists, at::TensorList weights) {
-  const auto a = contiguous(kind, norm, num_radial, x, scale, first, second, third, factor, lists, weights);
+Six gated_message_backward(const Tensor &gradient, int64_t kind, bool norm, bool tabulated, int64_t num_radial,
+                           const Tensor &x, const Tensor &scale, const Tensor &first, const Tensor &second,
+                           const Tensor &third, const Tensor &factor, at::TensorList lists, at::TensorList weights) {
+  const auto a = contiguous(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
   return first.scalar_type() == at::kDouble ? backward<double>(gradient, a) : backward<float>(gradient, a);
 }
 
@@ -227,13 +236,13 @@ Tensor packed_linear_backward(const Tensor &gradient, at::TensorList weights, in
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
-Tensor gated_message_meta(int64_t kind, bool, int64_t, const Tensor &x, const Tensor &, const Tensor &first,
+Tensor gated_message_meta(int64_t kind, bool, bool, int64_t, const Tensor &x, const Tensor &, const Tensor &first,
                           const Tensor &, const Tensor &, const Tensor &, at::TensorList, at::TensorList) {
   const auto rows = is_summed(MessageKind{kind}) ? first.sym_size(0) : x.sym_size(0);
   return first.new_empty_symint({rows, first.sym_size(1) / 2});
 }
 
-Six gated_message_backward_meta(const Tensor &, int64_t, bool, int64_t, const Tensor &x, const Tensor &scale,
+Six gated_message_backward_meta(const Tensor &, int64_t, bool, bool, int64_t, const Tensor &x, const Tensor &scale,
                                 const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
                                 at::TensorList, at::TensorList) {
   return {new_like(x), new_like(scale), new_like(first), new_like(second), new_like(third), new_like(factor)};
@@ -258,9 +267,10 @@ void check_constant(at::TensorList weights) {
 
 class GatedMessage : public torch::autograd::Function<GatedMessage> {
  public:
-  static Tensor forward(AutogradContext *context, int64_t kind, bool norm, int64_t num_radial, const Tensor &x,
-                        const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
-                        const Tensor &factor, const std::vector<Tensor> &lists, const std::vector<Tensor> &weights) {
+  static Tensor forward(AutogradContext *context, int64_t kind, bool norm, bool tabulated, int64_t num_radial,
+                        const Tensor &x, const Tensor &scale, const Tensor &first, const Tensor &second,
+                        const Tensor &third, const Tensor &factor, const std::vector<Tensor> &lists,
+                        const std::vector<Tensor> &weights) {
     static const auto op = find_op<decltype(gated_message)>("uip::gated_message");
     variable_list saved{x, scale, first, second, third, factor};
     saved.insert(saved.end(), lists.begin(), lists.end());
@@ -268,9 +278,10 @@ class GatedMessage : public torch::autograd::Function<GatedMessage> {
     context->save_for_backward(saved);
     context->saved_data["kind"] = kind;
     context->saved_data["norm"] = norm;
+    context->saved_data["tabulated"] = tabulated;
     context->saved_data["num_radial"] = num_radial;
     at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(kind, norm, num_radial, x, scale, first, second, third, factor, lists, weights);
+    return op.call(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
@@ -279,10 +290,10 @@ class GatedMessage : public torch::autograd::Function<GatedMessage> {
     const std::vector<Tensor> lists(s.begin() + 6, s.begin() + 12), weights(s.begin() + 12, s.end());
     const auto &data = context->saved_data;
     const auto [x, scale, first, second, third, factor] =
-        op.call(gradients[0], data.at("kind").toInt(), data.at("norm").toBool(), data.at("num_radial").toInt(), s[0],
-                s[1], s[2], s[3], s[4], s[5], lists, weights);
-    variable_list result{Tensor(), Tensor(), Tensor(), x, scale, first, second, third, factor};
-    result.resize(11);
+        op.call(gradients[0], data.at("kind").toInt(), data.at("norm").toBool(), data.at("tabulated").toBool(),
+                data.at("num_radial").toInt(), s[0], s[1], s[2], s[3], s[4], s[5], lists, weights);
+    variable_list result{Tensor(), Tensor(), Tensor(), Tensor(), x, scale, first, second, third, factor};
+    result.resize(12);
     return result;
   }
 };
@@ -305,11 +316,11 @@ class PackedLinear : public torch::autograd::Function<PackedLinear> {
   }
 };
 
-Tensor gated_message_autograd(int64_t kind, bool norm, int64_t num_radial, const Tensor &x, const Tensor &scale,
-                              const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
-                              at::TensorList lists, at::TensorList weights) {
+Tensor gated_message_autograd(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x,
+                              const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
+                              const Tensor &factor, at::TensorList lists, at::TensorList weights) {
   check_constant(weights);
-  return GatedMessage::apply(kind, norm, num_radial, x, scale, first, second, third, factor, lists.vec(),
+  return GatedMessage::apply(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists.vec(),
                              weights.vec());
 }
 
@@ -320,10 +331,12 @@ Tensor packed_linear_autograd(const Tensor &x, at::TensorList weights, int64_t o
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
   library.def(
-      "gated_message(int kind, bool norm, int num_radial, Tensor x, Tensor scale, Tensor first, Tensor second, "
+      "gated_message(int kind, bool norm, bool tabulated, int num_radial, Tensor x, Tensor scale, Tensor first, Tensor "
+      "second, "
       "Tensor third, Tensor factor, Tensor[] lists, Tensor[] weights) -> Tensor");
   library.def(
-      "gated_message_backward(Tensor gradient, int kind, bool norm, int num_radial, Tensor x, Tensor scale, "
+      "gated_message_backward(Tensor gradient, int kind, bool norm, bool tabulated, int num_radial, Tensor x, Tensor "
+      "scale, "
       "Tensor first, Tensor second, Tensor third, Tensor factor, Tensor[] lists, Tensor[] weights) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("packed_linear(Tensor x, Tensor[] weights, int outputs) -> Tensor");

@@ -2,7 +2,12 @@
 // for AVX2 and AVX-512 include nothing of libtorch.
 //
 // Letters: M messages, C channels, K inputs of the first layer (edges: radial functions and a constant, padded; else
-// C). Matrices (K, N) are packed in panels of 64 bytes: element (k, n) at [n / L][k][n % L], L = 64 / sizeof(T).
+// C), W columns of a table. Matrices (K, N) are packed in panels of 64 bytes: element (k, n) at [n / L][k][n % L],
+// L = 64 / sizeof(T).
+//
+// A table (knots, 3, W) holds a function of one number x, its slope and curvature at x = 0, 1, ..: what the first layer
+// is given (2 C), then, of edges, the factor (C), of angles, what the message is added to (C). Between knots it is the
+// polynomial of degree 5 that has these values at both ends.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +24,10 @@ enum class MessageKind : int64_t {
 inline bool from_distance(MessageKind kind) { return kind == MessageKind::edges || kind == MessageKind::edge_rows; }
 inline bool is_hidden(MessageKind kind) { return kind != MessageKind::angles; }
 
+inline int64_t table_columns(MessageKind kind, int64_t channels) {
+  return (kind == MessageKind::bonds ? 2 : 3) * channels;
+}
+
 template <typename T>
 struct MessageWeights {
   const T *input = nullptr;       ///< (K, 2 C) panels
@@ -28,6 +37,8 @@ struct MessageWeights {
   const T *core_scale = nullptr, *core_shift = nullptr, *gate_scale = nullptr, *gate_shift = nullptr;  ///< (C)
   const T *frequencies = nullptr;  ///< (K): f_k / pi; of edges
   const T *factor = nullptr;       ///< (K, C) panels; of edges
+  const T *table = nullptr;  ///< (knots, 3, W), instead of `input`, `input_back`, `frequencies`, `factor`; or null
+  int64_t knots = 0;
 };
 
 /// Total of message m: first[row] + second[column] (+ third[slot]) + inputs(x_m) W.
@@ -36,8 +47,8 @@ struct Messages {
   MessageKind kind;
   bool norm;
   int64_t channels, inputs, num_radial;
-  const T *x;                          ///< edges: (M) r / cutoff; else (M, C)
-  const T *scale;                      ///< (M): what sines are multiplied with; of edges
+  const T *x;                          ///< edges: (M) r / cutoff; else (M, C); of tables (M), in knots
+  const T *scale;                      ///< (M): what sines are multiplied with; of edges without table
   const T *first, *second, *third;     ///< (., 2 C)
   const T *factor;                     ///< (., C), by column; of bonds
   const int64_t *row, *column, *slot;  ///< (M); slot -1: none
@@ -45,7 +56,7 @@ struct Messages {
   MessageWeights<T> weights;
 };
 
-/// Where derivatives go; all sums start from what is there.
+/// Where derivatives go; sums start from what is there, but `x` and `scale` are written.
 template <typename T>
 struct MessageGradients {
   const T *output;

@@ -195,7 +195,8 @@ class CHGNet(Potential):
         if any(p.requires_grad or p.device.type != "cpu" or p.is_inference() for p in parameters):
             return None
         load_library()
-        state = [(id(self), p.data_ptr(), p._version) for p in parameters]
+        rounding = self.edge_basis.published_rounding
+        state = [(id(self), p.data_ptr(), p._version, rounding) for p in parameters]
         if self._fused is None or self._fused[0] != state:
             self._fused = state, FusedCHGNet(self)
         return self._fused[1]

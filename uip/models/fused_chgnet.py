@@ -56,15 +56,18 @@ class FusedCHGNet:
         bonds = [cast("BondUpdate", update) for update in model.bond_updates]
         angles = [cast("AngleUpdate", update) for update in model.angle_updates]
         embedding, factor = model.edge_embedding.weight, model.edge_weight.weight
+        # tables are as good as float32; what the published code rounds can only be computed as it does
+        self.tabulated = model.dtype == torch.float32 and not model.edge_basis.published_rounding
+        theta = (model.angle_basis, model.angle_embedding.weight) if self.tabulated else None
 
         def edges(mlp: nn.Module) -> EdgeMessage:
-            return EdgeMessage(mlp, model.edge_basis, embedding, factor)  # type: ignore[arg-type]
+            return EdgeMessage(mlp, model.edge_basis, embedding, factor, tabulated=self.tabulated)  # type: ignore[arg-type]
 
         self.edges = [edges(update.message) for update in updates]
         self.atom_outputs = [PackedLinear(update.output.weight, update.output.bias) for update in updates]
-        self.bonds = [AngleMessage(update.message) for update in bonds]
+        self.bonds = [AngleMessage(update.message, None if k else theta) for k, update in enumerate(bonds)]
         self.bond_outputs = [PackedLinear(update.output.weight, update.output.bias) for update in bonds]
-        self.angles = [AngleMessage(update.message) for update in angles]
+        self.angles = [AngleMessage(update.message, None if k else theta) for k, update in enumerate(angles)]
         self.start = RadialLinear(model.edge_basis, [embedding])
         self.bond_factor = RadialLinear(model.bond_basis, [model.bond_weight.weight])
         self.angle_padding = -model.angle_embedding.in_features % 8
@@ -102,7 +105,7 @@ class FusedCHGNet:
         angles = angle_lists(angle_index, bond_centre, graph_index)
 
         distance = torch.linalg.vector_norm(edge_vec, dim=1)
-        x, scale = model.edge_basis.split(distance)
+        x, scale = self.edges[0].inputs(distance)
         bond_distance = distance.index_select(0, bond_index)
         (factor,) = self.bond_factor(bond_distance)
         direction = edge_vec.index_select(0, bond_index) / bond_distance.unsqueeze(1)
@@ -112,7 +115,9 @@ class FusedCHGNet:
         v = rows[: species.shape[0]]
         (start,) = self.start(bond_distance)
         e, bond = start, start.new_zeros(0)
-        t = self.angle_embedding(F.pad(model.angle_basis(cosine), (0, self.angle_padding)))
+        t = model.angle_basis.angle(cosine)
+        if not self.tabulated:
+            t = self.angle_embedding(F.pad(model.angle_basis.of_angle(t), (0, self.angle_padding)))
         none = t.new_zeros(0)
         has_angle = None if self.shifts is None else _has_angle(graph_index, bond_centre, angle_index, v)
         magmoms = v.new_zeros(v.shape[0])
@@ -121,7 +126,7 @@ class FusedCHGNet:
             centre = message.centre(v)
             if layer > 0:
                 rows = ghost_gather(v, atomic_numbers)
-                s = self.bonds[layer - 1](e, t, v, factor, bond_centre, angles) * factor
+                s = self.bonds[layer - 1](e, t, v, factor, angles) * factor
                 e = e + self.bond_outputs[layer - 1](s + reverse_edges(s, reverse_bond, BONDS))
                 bond = message.bond(e - start)
                 if self.shifts is not None and has_angle is not None:
@@ -129,7 +134,7 @@ class FusedCHGNet:
                     shift = has_angle.unsqueeze(1) * self.shifts[layer - 1]
                     centre, bond = centre + shift, bond - shift.index_select(0, bond_centre)
             if 0 < layer < last:
-                t = self.angles[layer - 1](e, t, v, none, bond_centre, angles)
+                t = self.angles[layer - 1](e, t, v, none, angles)
             if layer == last:
                 magmoms = self.magmom(v).abs()
             total = message(x, scale, centre, message.neighbor(rows), bond, edges)

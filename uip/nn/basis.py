@@ -69,7 +69,15 @@ class AngularBasis(nn.Module):
         self.frequencies = nn.Parameter(torch.arange(1, order + 1, dtype=torch.get_default_dtype()))
 
     def forward(self, cosine: Tensor) -> Tensor:
-        theta = torch.acos(cosine * (1.0 - 1e-6))
+        return self.of_angle(self.angle(cosine))
+
+    @staticmethod
+    def angle(cosine: Tensor) -> Tensor:
+        """theta, any shape, from 0 to pi."""
+        return torch.acos(cosine * (1.0 - 1e-6))
+
+    def of_angle(self, theta: Tensor) -> Tensor:
+        """Angles (A,) to (A, 2 n + 1)."""
         phase = theta.unsqueeze(1) * self.frequencies
-        constant = torch.full_like(cosine, math.sqrt(0.5)).unsqueeze(1)
+        constant = torch.full_like(theta, math.sqrt(0.5)).unsqueeze(1)
         return torch.cat([constant, torch.sin(phase), torch.cos(phase)], dim=1) / math.sqrt(math.pi)

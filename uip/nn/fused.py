@@ -1,6 +1,8 @@
 """CHGNet's messages and linear maps in the form that inference runs: packed weights and ops of libuip.
 
-    G(first[row] + second[column] + third[slot] + inputs W) * factor        (uip/nn/mlp.py, csrc/gated_message.cpp)
+    G(first[row] + second[column] + third[slot] + inputs) * factor        (uip/nn/mlp.py, csrc/gated_message.cpp)
+
+Inputs are x W, with features x, or read from a table where they depend on one number: the distance, the angle.
 
 The modules used in training stay the definition. Their weights are copied and packed here: the means over channels that
 layer normalisation removes are removed from the weights before it, constants are folded, and matrices (K, N) are stored
@@ -10,15 +12,16 @@ in panels (N / L, K, L) of 64 bytes, the order in which the kernels read them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.nn.basis import RadialBasis
+from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
 
 EDGES, BONDS, ANGLES, EDGE_ROWS = 0, 1, 2, 3
@@ -113,43 +116,72 @@ def angle_lists(angle_index: Tensor, bond_centre: Tensor, atoms: Tensor) -> List
     none = angle_index.new_zeros(0)
     centre = bond_centre.index_select(0, angle_index[0])
     offsets = torch.ops.uip.segment_offsets(centre, atoms)
-    return Lists(angle_index[0], angle_index[1], none, offsets, none, none)
+    return Lists(angle_index[0], angle_index[1], centre, offsets, none, none)
+
+
+class Table:
+    """A function of one number from 0 to `length`, with its first and second derivatives at equidistant knots.
+
+    Args:
+        function: (rows,) to (rows, W), in float64.
+        fastest: its highest angular frequency; intervals are `PHASE` / fastest long. Polynomials of degree 5 then miss
+            it by 6e-8 of its amplitude, less than float32 does.
+    """
+
+    PHASE = 0.375
+
+    def __init__(self, function: Callable[[Tensor], Tensor], length: float, fastest: float) -> None:
+        intervals = max(1, math.ceil(length * fastest / self.PHASE))
+        step = length / intervals
+        self.per_length = 1.0 / step
+        x = step * torch.arange(intervals + 1, dtype=torch.float64)
+        with torch.enable_grad():
+            x.requires_grad_()
+            value = function(x)
+            slope = derivative(value, x)
+            curvature = derivative(slope, x)
+        self.rows = torch.stack([value, step * slope, step**2 * curvature], dim=1).detach()
+
+    def weights(self, like: Tensor) -> list[Tensor]:
+        """What `PackedMessage` takes as inputs."""
+        return [self.rows.to(like.dtype).contiguous(), like.new_zeros(0)]
+
+
+def derivative(y: Tensor, x: Tensor) -> Tensor:
+    """dy_k / dx_k, (rows, W), of y (rows, W) that depends on x (rows,) row by row."""
+    weight = torch.zeros_like(y, requires_grad=True)
+    (weighted,) = torch.autograd.grad(y, x, weight, create_graph=True)
+    (result,) = torch.autograd.grad(weighted.sum(), weight, create_graph=True)
+    return result
 
 
 class PackedMessage:
     """A `GatedMLP`, packed.
 
     Args:
-        input_weight: (2 C, K), from inputs to the first layer.
-        factor_weight: (C, K), from the same inputs to the factor; None: factors come from elsewhere.
-        frequencies: (K,) f_k / pi; with `factor_weight`.
+        inputs: what the first layer's inputs are multiplied with and, for gradients, its transpose; or a table.
+        radial: (K,) f_k / pi and panels (K, C), where factors come from the same K inputs as the first layer.
         num_radial: how many of K are radial functions; one more is the constant 1.
+        tabulated: `inputs` is a table.
     """
 
     def __init__(
         self,
         mlp: GatedMLP,
-        input_weight: Tensor,
+        inputs: list[Tensor],
         *,
-        factor_weight: Tensor | None = None,
-        frequencies: Tensor | None = None,
+        radial: tuple[Tensor, Tensor] | None = None,
         num_radial: int = 0,
+        tabulated: bool = False,
     ) -> None:
-        self.channels, self.num_radial = mlp.channels, num_radial
+        self.channels, self.num_radial, self.tabulated = mlp.channels, num_radial, tabulated
         self.norm = isinstance(mlp.core_norm, nn.LayerNorm)
-        back = input_weight if factor_weight is None else torch.cat([input_weight, factor_weight])
-        self.weights = [
-            panels(input_weight.T),
-            panels(back),
-            *self._affine(mlp.core_norm),
-            *self._affine(mlp.gate_norm),
-        ]
-        self.weights[2:6] = [value.to(input_weight) for value in self.weights[2:6]]
+        affine = [*self._affine(mlp.core_norm), *self._affine(mlp.gate_norm)]
+        self.weights = [*inputs, *(value.to(inputs[0]) for value in affine)]
         if isinstance(mlp.core, nn.Linear) and isinstance(mlp.gate, nn.Linear):
             core, gate = self._second(mlp.core), self._second(mlp.gate)
             self.weights += [panels(core[0].T), core[1], panels(gate[0].T), gate[1], panels(core[0]), panels(gate[0])]
-        if factor_weight is not None and frequencies is not None:
-            self.weights += [frequencies, panels(factor_weight.T)]
+        self.weights += radial or ()
 
     def _second(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
         if not self.norm:
@@ -167,7 +199,7 @@ class PackedMessage:
     ) -> Tensor:
         lists_weights = (lists.tensors(), self.weights)
         y: Tensor = torch.ops.uip.gated_message(
-            kind, self.norm, self.num_radial, x, scale, *totals, factor, *lists_weights
+            kind, self.norm, self.tabulated, self.num_radial, x, scale, *totals, factor, *lists_weights
         )
         return y
 
@@ -179,20 +211,36 @@ class EdgeMessage:
         mlp: of parts v_i, e_ij, v_j.
         embedding: (C, n), from radial functions to e_ij.
         factor: (C, n), to w_ij.
+        tabulated: read both from a table of distances, instead of computing sines.
     """
 
-    def __init__(self, mlp: GatedMLP, basis: RadialBasis, embedding: Tensor, factor: Tensor) -> None:
-        num_radial = embedding.shape[1]
-        padding = -(num_radial + 1) % 16
-        radial = torch.cat([mlp.weight(1) @ embedding, mlp.first.bias.unsqueeze(1)], dim=1)
-        self.message = PackedMessage(
-            mlp,
-            F.pad(radial, (0, padding)),
-            factor_weight=F.pad(factor, (0, 1 + padding)),
-            frequencies=F.pad(basis.frequencies / math.pi, (0, 1 + padding)),
-            num_radial=num_radial,
-        )
+    def __init__(
+        self, mlp: GatedMLP, basis: RadialBasis, embedding: Tensor, factor: Tensor, *, tabulated: bool
+    ) -> None:
+        edge, bias = mlp.weight(1) @ embedding, mlp.first.bias
+        self.basis, self.per_length = basis, 0.0
+        if tabulated:
+            columns = torch.cat([edge, factor]).double()
+            shift = torch.cat([bias, bias.new_zeros(factor.shape[0])]).double()
+            table = radial_table(basis, columns, shift)
+            self.per_length = table.per_length
+            self.message = PackedMessage(mlp, table.weights(edge), tabulated=True)
+        else:
+            padding = -(embedding.shape[1] + 1) % 16
+            edge = F.pad(torch.cat([edge, bias.unsqueeze(1)], dim=1), (0, padding))
+            factor = F.pad(factor, (0, 1 + padding))
+            frequencies = F.pad(basis.frequencies / math.pi, (0, 1 + padding))
+            self.message = PackedMessage(
+                mlp,
+                [panels(edge.T), panels(torch.cat([edge, factor]))],
+                radial=(frequencies, panels(factor.T)),
+                num_radial=embedding.shape[1],
+            )
         self.centre, self.bond, self.neighbor = (PackedLinear(mlp.weight(part)) for part in range(3))
+
+    def inputs(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` and `scale` of `__call__`, (E,): by `RadialBasis.split`; of tables, distances in knots and (0,)."""
+        return (distance * self.per_length, distance.new_zeros(0)) if self.per_length else self.basis.split(distance)
 
     def __call__(
         self, x: Tensor, scale: Tensor, centre: Tensor, rows: Tensor, bond: Tensor, lists: Lists, *, summed: bool = True
@@ -200,7 +248,7 @@ class EdgeMessage:
         """(N, C), or (E, C) if not `summed`.
 
         Args:
-            x, scale: (E,), of `RadialBasis`: e_ij and w_ij are linear in sin(f x) scale.
+            x, scale: `inputs` of the distances.
             centre: (N, 2 C), rows: (R, 2 C): products of atoms, `self.centre` and `self.neighbor` of them.
             bond: (S, 2 C) what bonds add, or (0, 2 C).
         """
@@ -208,10 +256,27 @@ class EdgeMessage:
         return self.message.call(kind, lists, x, scale, (centre, rows, bond), x.new_zeros(0))
 
 
-class AngleMessage:
-    """G([e_a, e_b, t_ab, v_c]): summed over b with factors u_b, or added to t_ab."""
+def radial_table(basis: RadialBasis, weight: Tensor, bias: Tensor | None = None) -> Table:
+    """Of distances: a linear map (W, n) of radial functions, in float64."""
+    exact = deepcopy(basis).double()
+    fastest = basis.frequencies.abs().max().item() / basis.cutoff
 
-    def __init__(self, mlp: GatedMLP) -> None:
+    def function(distance: Tensor) -> Tensor:
+        positive = torch.where(distance > 0.0, distance, 1e-3)  # sin(f r) / r is finite at 0, but cannot be evaluated
+        return F.linear(exact(positive), weight, bias)
+
+    return Table(function, basis.cutoff, fastest)
+
+
+class AngleMessage:
+    """G([e_a, e_b, t_ab, v_c]): summed over b with factors u_b, or added to t_ab.
+
+    Args:
+        mlp: of the four parts.
+        start: with it, t_ab is read from tables of angles: basis and embedding (C, n).
+    """
+
+    def __init__(self, mlp: GatedMLP, start: tuple[AngularBasis, Tensor] | None = None) -> None:
         self.hidden = mlp.hidden
         # with one layer, the norm follows at once
         halves = 2 if not mlp.hidden and isinstance(mlp.core_norm, nn.LayerNorm) else 0
@@ -219,12 +284,27 @@ class AngleMessage:
             centred(mlp.weight(part), halves) if halves else mlp.weight(part) for part in range(4)
         )
         bias = centred(mlp.first.bias, halves) if halves else mlp.first.bias
-        self.message = PackedMessage(mlp, angle)
+        self.per_angle = 0.0
+        if start is None:
+            self.message = PackedMessage(mlp, [panels(angle.T), panels(angle)])
+        else:
+            basis, embedding = deepcopy(start[0]).double(), start[1].double()
+            columns = angle.double() @ embedding
+            columns = columns if mlp.hidden else torch.cat([columns, embedding])
+            fastest = basis.frequencies.abs().max().item()
+            table = Table(lambda theta: basis.of_angle(theta) @ columns.T, math.pi, fastest)
+            self.per_angle = table.per_length
+            self.message = PackedMessage(mlp, table.weights(angle), tabulated=True)
         self.first, self.second, self.centre = PackedLinear(first), PackedLinear(second), PackedLinear(centre, bias)
 
-    def __call__(self, e: Tensor, t: Tensor, v: Tensor, factor: Tensor, bond_centre: Tensor, lists: Lists) -> Tensor:
-        """(S, C) of bonds with `factor` (S, C); without, (0,): t + G, (A, C)."""
-        first = self.first(e) + self.centre(v).index_select(0, bond_centre)
-        none = first.new_zeros(0)
+    def __call__(self, e: Tensor, t: Tensor, v: Tensor, factor: Tensor, lists: Lists) -> Tensor:
+        """(S, C) of bonds with `factor` (S, C); without, (0,): t + G, (A, C).
+
+        Args:
+            e: (S, C) bonds; v: (N, C) atoms.
+            t: (A, C) angles; with tables their sizes, (A,) from 0 to pi.
+        """
+        first, second, centre = self.first(e), self.second(e), self.centre(v)
         kind = BONDS if self.hidden else ANGLES
-        return self.message.call(kind, lists, t, none, (first, self.second(e), none), factor)
+        t = t * self.per_angle if self.per_angle else t
+        return self.message.call(kind, lists, t, first.new_zeros(0), (first, second, centre), factor)
