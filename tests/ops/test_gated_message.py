@@ -21,7 +21,17 @@ from uip.graph.structure import check_structure
 from uip.models.chgnet import CHGNet
 from uip.models.readout import evaluate, run_model
 from uip.nn.basis import AngularBasis, RadialBasis
-from uip.nn.fused import AngleMessage, EdgeMessage, PackedLinear, Table, angle_lists, edge_lists, panels, plain_form
+from uip.nn.fused import (
+    AngleMessage,
+    EdgeMessage,
+    PackedLinear,
+    RadialLinear,
+    Table,
+    angle_lists,
+    edge_lists,
+    panels,
+    plain_form,
+)
 from uip.nn.mlp import GatedMLP
 from uip.parallel.library import load_library
 from uip.program.trace import exact_form, in_order, trace
@@ -326,3 +336,27 @@ def test_a_table_of_another_width_is_refused() -> None:
     message.message.tabulated = True
     with pytest.raises(RuntimeError, match=r"a table \(knots, 3, 32\)"):
         message(e, t[:, 0], v, factor, angle_lists(*ANGLES_OF_FOUR, torch.zeros(2)))
+
+
+def test_a_tabulated_linear_map_is_the_computed_one() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        basis, weight = RadialBasis(31, 3.0, 8).double(), torch.randn(16, 31, dtype=torch.float64)
+        maps = [RadialLinear(basis, weight, tabulated=tabulated) for tabulated in (False, True)]
+    distance = torch.linspace(0.2, 3.0, 301, dtype=torch.float64).requires_grad_()
+    results = [each(distance) for each in maps]
+    assert_close(results[1], results[0], 3e-7)
+    gradients = [torch.autograd.grad(y.square().sum(), distance)[0] for y in results]
+    assert_close(gradients[1], gradients[0], 3e-6)
+    assert maps[1](distance[:0]).shape == (0, 16)
+
+
+def test_interpolation_refuses_other_tables_and_second_derivatives() -> None:
+    x, table = torch.rand(4, dtype=torch.float64, requires_grad=True), torch.randn(3, 3, 8, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="W a multiple of 8"):
+        torch.ops.uip.interpolate(x, table[:, :, :7].contiguous())
+    with pytest.raises(RuntimeError, match="a table must be a constant"):
+        torch.ops.uip.interpolate(x, table.clone().requires_grad_())
+    (slope,) = torch.autograd.grad(torch.ops.uip.interpolate(x, table).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"not implemented|does not require grad|derivative"):
+        torch.autograd.grad(slope.sum(), x)

@@ -72,6 +72,10 @@ struct MessageKernels {
   /// out (rows, N) = x (rows, K) panels + bias (N) or 0, for rows begin .. end.
   void (*dense)(const T *x, const T *panels, const T *bias, T *out, int64_t inputs, int64_t outputs, int64_t begin,
                 int64_t end);
+  /// out (rows, W) = the table at x (rows); `interpolate_back`: out (rows) = dL/dx, from `gradient` (rows, W).
+  void (*interpolate)(const T *x, const T *table, int64_t knots, int64_t width, T *out, int64_t begin, int64_t end);
+  void (*interpolate_back)(const T *x, const T *table, int64_t knots, int64_t width, const T *gradient, T *out,
+                           int64_t begin, int64_t end);
 };
 
 #define UIP_DECLARE_KERNELS(set)                 \

@@ -14,26 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uip.models.potential import Output
-from uip.nn.basis import RadialBasis
-from uip.nn.fused import AngleMessage, EdgeMessage, PackedLinear, angle_lists, edge_lists
+from uip.nn.fused import AngleMessage, EdgeMessage, PackedLinear, RadialLinear, angle_lists, edge_lists
 from uip.parallel.collectives import BONDS, ghost_gather, reverse_edges
 
 if TYPE_CHECKING:
     from uip.models.chgnet import AngleUpdate, AtomUpdate, BondUpdate, CHGNet
-
-
-class RadialLinear:
-    """A linear map of radial functions, (rows,) A to (rows, C)."""
-
-    def __init__(self, basis: RadialBasis, weights: list[Tensor]) -> None:
-        padding = -basis.frequencies.shape[0] % 8
-        self.basis, self.frequencies = basis, F.pad(basis.frequencies, (0, padding))
-        self.maps = [PackedLinear(F.pad(weight, (0, padding))) for weight in weights]
-
-    def __call__(self, distance: Tensor) -> list[Tensor]:
-        x, scale = self.basis.split(distance)
-        radial = torch.sin(x.unsqueeze(1) * self.frequencies) * scale.unsqueeze(1)
-        return [each(radial) for each in self.maps]
 
 
 class OneOutput:
@@ -68,8 +53,8 @@ class FusedCHGNet:
         self.bonds = [AngleMessage(update.message, None if k else theta) for k, update in enumerate(bonds)]
         self.bond_outputs = [PackedLinear(update.output.weight, update.output.bias) for update in bonds]
         self.angles = [AngleMessage(update.message, None if k else theta) for k, update in enumerate(angles)]
-        self.start = RadialLinear(model.edge_basis, [embedding])
-        self.bond_factor = RadialLinear(model.bond_basis, [model.bond_weight.weight])
+        self.start = RadialLinear(model.edge_basis, embedding, tabulated=self.tabulated)
+        self.bond_factor = RadialLinear(model.bond_basis, model.bond_weight.weight, tabulated=self.tabulated)
         self.angle_padding = -model.angle_embedding.in_features % 8
         self.angle_embedding = PackedLinear(F.pad(model.angle_embedding.weight, (0, self.angle_padding)))
         layers = [layer for layer in model.readout if isinstance(layer, nn.Linear)]
@@ -107,14 +92,14 @@ class FusedCHGNet:
         distance = torch.linalg.vector_norm(edge_vec, dim=1)
         x, scale = self.edges[0].inputs(distance)
         bond_distance = distance.index_select(0, bond_index)
-        (factor,) = self.bond_factor(bond_distance)
+        factor = self.bond_factor(bond_distance)
         direction = edge_vec.index_select(0, bond_index) / bond_distance.unsqueeze(1)
         cosine = (direction.index_select(0, angle_index[0]) * direction.index_select(0, angle_index[1])).sum(1)
 
         rows = model.atom_embedding(atomic_numbers - 1)
         v = rows[: species.shape[0]]
-        (start,) = self.start(bond_distance)
-        e, bond = start, start.new_zeros(0)
+        start = self.start(bond_distance)
+        e, change, bond = start, None, start.new_zeros(0)
         t = model.angle_basis.angle(cosine)
         if not self.tabulated:
             t = self.angle_embedding(F.pad(model.angle_basis.of_angle(t), (0, self.angle_padding)))
@@ -127,8 +112,9 @@ class FusedCHGNet:
             if layer > 0:
                 rows = ghost_gather(v, atomic_numbers)
                 s = self.bonds[layer - 1](e, t, v, factor, angles) * factor
-                e = e + self.bond_outputs[layer - 1](s + reverse_edges(s, reverse_bond, BONDS))
-                bond = message.bond(e - start)
+                update = self.bond_outputs[layer - 1](s + reverse_edges(s, reverse_bond, BONDS))
+                change = update if change is None else change + update
+                e, bond = start + change, message.bond(change)
                 if self.shifts is not None and has_angle is not None:
                     # all edges of such structures but bonds, which carry it already
                     shift = has_angle.unsqueeze(1) * self.shifts[layer - 1]
@@ -143,7 +129,7 @@ class FusedCHGNet:
         if self.direct is None or model.direct is None:
             return Output(node_energy, magmoms)
         neighbor = self.direct.neighbor(ghost_gather(v, atomic_numbers))
-        bond = self.direct.bond(e - start)
+        bond = self.direct.bond(e - start if change is None else change)
         each = self.direct(x, scale, self.direct.centre(v), neighbor, bond, edges, summed=False)
         strength = (each * model.direct.output.weight).sum(1) / distance
         return Output(node_energy, magmoms, strength.unsqueeze(1) * edge_vec)

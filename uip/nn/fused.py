@@ -268,6 +268,31 @@ def radial_table(basis: RadialBasis, weight: Tensor, bias: Tensor | None = None)
     return Table(function, basis.cutoff, fastest)
 
 
+class RadialLinear:
+    """A linear map (C, n) of radial functions, (rows,) A to (rows, C).
+
+    Args:
+        tabulated: read from a table of distances, instead of computing sines.
+    """
+
+    def __init__(self, basis: RadialBasis, weight: Tensor, *, tabulated: bool) -> None:
+        self.table: tuple[Tensor, float] | None = None
+        if tabulated:
+            table = radial_table(basis, weight.double())
+            self.table = table.weights(weight)[0], table.per_length
+        padding = -basis.frequencies.shape[0] % 8
+        self.basis, self.frequencies = basis, F.pad(basis.frequencies, (0, padding))
+        self.map = PackedLinear(F.pad(weight, (0, padding)))
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        if self.table is not None:
+            rows, per_length = self.table
+            y: Tensor = torch.ops.uip.interpolate(distance * per_length, rows)
+            return y
+        x, scale = self.basis.split(distance)
+        return self.map(torch.sin(x.unsqueeze(1) * self.frequencies) * scale.unsqueeze(1))
+
+
 class AngleMessage:
     """G([e_a, e_b, t_ab, v_c]): summed over b with factors u_b, or added to t_ab.
 
