@@ -13,11 +13,13 @@ import pytest
 import systems
 import torch
 from conftest import SMALL, random_chgnet
+from export_files import exported
 from torch import Tensor
 
 from uip.graph.batch import Graph, batch
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
+from uip.inference.evaluator import load_evaluator
 from uip.models.chgnet import CHGNet
 from uip.models.readout import evaluate, run_model
 from uip.nn.basis import AngularBasis, RadialBasis
@@ -277,8 +279,9 @@ def test_a_table_is_its_function() -> None:
     table = Table(lambda x: torch.stack([torch.sin(9.0 * x), torch.exp(-x)], dim=1), 2.0, 9.0)
     x = torch.arange(table.rows.shape[0], dtype=torch.float64) / table.per_length
     assert_close(table.rows[1:, 0, 0], torch.sin(9.0 * x[1:]), 1e-14)
-    assert_close(table.rows[1:, 1, 0], 9.0 * torch.cos(9.0 * x[1:]) / table.per_length, 1e-14)
-    assert_close(table.rows[1:, 2, 1], torch.exp(-x[1:]) / table.per_length**2, 1e-14)
+    assert_close(table.rows[:-1, 1], table.rows[1:, 0] - table.rows[:-1, 0], 1e-15)
+    assert_close(table.rows[1:, 2, 0], 9.0 * torch.cos(9.0 * x[1:]) / table.per_length, 1e-14)
+    assert_close(table.rows[1:, 3, 1], torch.exp(-x[1:]) / table.per_length**2, 1e-14)
 
 
 def edge_call(distance: Tensor, *, tabulated: bool, norm: bool = True) -> Tensor:
@@ -334,7 +337,7 @@ def test_the_derivative_of_a_table_is_exact() -> None:
 def test_a_table_of_another_width_is_refused() -> None:
     message, (_, e, t, v, factor) = angle_call()
     message.message.tabulated = True
-    with pytest.raises(RuntimeError, match=r"a table \(knots, 3, 32\)"):
+    with pytest.raises(RuntimeError, match=r"a table \(knots, 4, 32\)"):
         message(e, t[:, 0], v, factor, angle_lists(*ANGLES_OF_FOUR, torch.zeros(2)))
 
 
@@ -352,7 +355,7 @@ def test_a_tabulated_linear_map_is_the_computed_one() -> None:
 
 
 def test_interpolation_refuses_other_tables_and_second_derivatives() -> None:
-    x, table = torch.rand(4, dtype=torch.float64, requires_grad=True), torch.randn(3, 3, 8, dtype=torch.float64)
+    x, table = torch.rand(4, dtype=torch.float64, requires_grad=True), torch.randn(3, 4, 8, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="W a multiple of 8"):
         torch.ops.uip.interpolate(x, table[:, :, :7].contiguous())
     with pytest.raises(RuntimeError, match="a table must be a constant"):
@@ -360,3 +363,18 @@ def test_interpolation_refuses_other_tables_and_second_derivatives() -> None:
     (slope,) = torch.autograd.grad(torch.ops.uip.interpolate(x, table).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"not implemented|does not require grad|derivative"):
         torch.autograd.grad(slope.sum(), x)
+
+
+def test_threads_and_runs_do_not_change_a_program() -> None:
+    program, graph = load_evaluator(exported("random", ".pt", "float32")), some_graphs(torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append(program(graph))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name in NAMES:
+            torch.testing.assert_close(getattr(other, name), getattr(results[0], name), rtol=0.0, atol=0.0, msg=name)

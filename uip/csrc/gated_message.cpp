@@ -73,9 +73,9 @@ void check(const Arguments &a) {
               num_weights, " weights, got ", a.lists.size(), " and ", a.weights.size());
   TORCH_CHECK(a.channels() % 8 == 0, "gated_message must have a multiple of 8 channels, got ", a.channels());
   const auto &table = a.weights[0];
-  TORCH_CHECK(!a.tabulated || (a.x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == 3 &&
+  TORCH_CHECK(!a.tabulated || (a.x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == table_rows &&
                                table.size(2) == table_columns(a.kind, a.channels())),
-              "gated_message must have numbers x (M) and a table (knots, 3, ", table_columns(a.kind, a.channels()),
+              "gated_message must have numbers x (M) and a table (knots, 4, ", table_columns(a.kind, a.channels()),
               "), got ", a.x.sizes(), " and ", table.sizes());
   const auto type = a.first.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble, "gated_message must have float32 or float64, got ", type);

@@ -19,9 +19,9 @@ using torch::autograd::variable_list;
 constexpr int64_t rows_per_task = 256;
 
 void check(const Tensor &x, const Tensor &table) {
-  TORCH_CHECK(x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == 3 && table.size(2) % 8 == 0 &&
-                  x.scalar_type() == table.scalar_type() && table.is_contiguous(),
-              "interpolate must have x (M) and a table (knots, 3, W) of one dtype, W a multiple of 8, got ", x.sizes(),
+  TORCH_CHECK(x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == table_rows &&
+                  table.size(2) % 8 == 0 && x.scalar_type() == table.scalar_type() && table.is_contiguous(),
+              "interpolate must have x (M) and a table (knots, 4, W) of one dtype, W a multiple of 8, got ", x.sizes(),
               " and ", table.sizes());
 }
 

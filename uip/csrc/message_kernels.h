@@ -5,9 +5,11 @@
 // C), W columns of a table. Matrices (K, N) are packed in panels of 64 bytes: element (k, n) at [n / L][k][n % L],
 // L = 64 / sizeof(T).
 //
-// A table (knots, 3, W) holds a function of one number x, its slope and curvature at x = 0, 1, ..: what the first layer
-// is given (2 C), then, of edges, the factor (C), of angles, what the message is added to (C). Between knots it is the
-// polynomial of degree 5 that has these values at both ends.
+// A table (knots, 4, W) holds, of a function of one number x, at x = 0, 1, ..: value, difference to the next value,
+// slope, curvature. Between knots it is the polynomial of degree 5 that has the values, slopes and curvatures of both
+// ends; differences have rows of their own, since those of rounded values would be the largest error of derivatives.
+// Columns: what the first layer is given (2 C), then, of edges, the factor (C), of angles, what the message is added to
+// (C).
 #pragma once
 
 #include <cstdint>
@@ -24,6 +26,8 @@ enum class MessageKind : int64_t {
 inline bool from_distance(MessageKind kind) { return kind == MessageKind::edges || kind == MessageKind::edge_rows; }
 inline bool is_hidden(MessageKind kind) { return kind != MessageKind::angles; }
 
+constexpr int table_rows = 4;  // of each knot
+
 inline int64_t table_columns(MessageKind kind, int64_t channels) {
   return (kind == MessageKind::bonds ? 2 : 3) * channels;
 }
@@ -37,7 +41,7 @@ struct MessageWeights {
   const T *core_scale = nullptr, *core_shift = nullptr, *gate_scale = nullptr, *gate_shift = nullptr;  ///< (C)
   const T *frequencies = nullptr;  ///< (K): f_k / pi; of edges
   const T *factor = nullptr;       ///< (K, C) panels; of edges
-  const T *table = nullptr;  ///< (knots, 3, W), instead of `input`, `input_back`, `frequencies`, `factor`; or null
+  const T *table = nullptr;  ///< (knots, 4, W), instead of `input`, `input_back`, `frequencies`, `factor`; or null
   int64_t knots = 0;
 };
 

@@ -120,7 +120,7 @@ def angle_lists(angle_index: Tensor, bond_centre: Tensor, atoms: Tensor) -> List
 
 
 class Table:
-    """A function of one number from 0 to `length`, with its first and second derivatives at equidistant knots.
+    """A function of one number from 0 to `length`, with its derivatives at equidistant knots (csrc/message_kernels.h).
 
     Args:
         function: (rows,) to (rows, W), in float64.
@@ -140,7 +140,8 @@ class Table:
             value = function(x)
             slope = derivative(value, x)
             curvature = derivative(slope, x)
-        self.rows = torch.stack([value, step * slope, step**2 * curvature], dim=1).detach()
+        difference = torch.cat([value[1:], value[-1:]]) - value
+        self.rows = torch.stack([value, difference, step * slope, step**2 * curvature], dim=1).detach()
 
     def weights(self, like: Tensor) -> list[Tensor]:
         """What `PackedMessage` takes as inputs."""
