@@ -57,7 +57,7 @@ COMMANDS = {
     "unknown keyword": (
         START + "pair_style uip model.pt2\n",
         "unknown keyword 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
-        "[spin MULTIPLICITY] [attention auto|gather|ring]', and the model file in pair_coeff",
+        "[spin MULTIPLICITY] [attention auto|gather|ring] [trusted KEYFILE]', and the model file in pair_coeff",
     ),
     "charge that is no number": (START + "pair_style uip charge\n", "'charge' must be a whole number, got ''"),
     "charge that is not whole": (START + "pair_style uip charge 0.5\n", "'charge' must be a whole number, got '0.5'"),
