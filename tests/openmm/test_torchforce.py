@@ -131,6 +131,7 @@ def test_messages(tmp_path: Path) -> None:
         export_torchforce(model, tmp_path / "x.pt", [1], periodic=False, particles=[0, 1])
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
