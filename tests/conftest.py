@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,15 @@ def random_allscaip(*, seed: int = 0, **changes: object) -> AllScAIP:
         model.energy_scale.fill_(10.0)
         model.reference_energy.uniform_(-5.0, -1.0)
     return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(autouse=True)
+def encoding() -> Iterator[None]:
+    """A test leaves the encoding of the process as it was: OpenMM on OpenCL changes it, and torch's compiler then fails
+    to read its own files in whichever test comes next."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 @pytest.fixture(scope="session")
