@@ -9,8 +9,9 @@ import pytest
 
 from uip.program.signature import SIGNATURE, sign
 
-serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+EXTRA = "the package cryptography, an extra, is not installed"
+serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization", reason=EXTRA)
+ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519", reason=EXTRA)
 
 MOVED = ("constants/98", b"a weight, constants/99 another weight")
 """An entry that can become two: the row of all names and contents, and with it the checksum, stays the same."""
