@@ -17,12 +17,12 @@ def forces_from_edge_grad(edge_grad: Tensor, edge_index: Tensor, num_atoms: int)
 def strain_gradient(edge_vec: Tensor, edge_grad: Tensor, edge_graph: Tensor, num_graphs: int) -> Tensor:
     """dE / d eps, (B, 3, 3) eV, with eps acting on positions and cell; `edge_graph` (E,): graph of each edge.
 
-    Virial = -dE / d eps; stress = dE / d eps / V. Summed in float64: large terms cancel, and a sum in float32 would be
-    the largest error of the stress.
+    Virial = -dE / d eps; stress = dE / d eps / V. Large terms cancel: for one structure (engines, exported programs),
+    where a sum in float32 would be the largest error of the stress, it is summed in float64. Batches keep their
+    precision: the rounding of a sum is far below the noise of labels, and float64 is slow on many GPUs.
     """
-    vectors, gradients = edge_vec.double(), edge_grad.double()
     if num_graphs == 1:
-        return (vectors.mT @ gradients).unsqueeze(0).to(edge_grad.dtype)
-    products = (vectors.unsqueeze(2) * gradients.unsqueeze(1)).reshape(-1, 9)
+        return (edge_vec.double().mT @ edge_grad.double()).unsqueeze(0).to(edge_grad.dtype)
+    products = (edge_vec.unsqueeze(2) * edge_grad.unsqueeze(1)).reshape(-1, 9)
     total = products.new_zeros((num_graphs, 9)).index_add(0, edge_graph, products)
-    return total.reshape(-1, 3, 3).to(edge_grad.dtype)
+    return total.reshape(-1, 3, 3)
