@@ -42,6 +42,7 @@ test: env
 	$(PYTEST) -m "not slow"
 
 slow: env
+	$(PY) tests/export_files.py
 	$(PYTEST) -m slow
 
 check: env

@@ -2,6 +2,8 @@
 
 The name of a file's folder is a hash of what decides its content: the sources behind an export, the compiled library,
 the version of torch and the model's weights.
+
+`python tests/export_files.py` writes the compiled files of the slow tests, two at a time (`make slow` does it first).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +43,9 @@ ALLSCAIP = {
     "allscaip-radial": {"radial": True},
     "allscaip-full": {"angular": True, "radial": True},
 }
+
+SLOW = [("allscaip-full", "float64"), ("chgnet-0.3.0", "float64"), ("random", "float64"), ("random", "float32")]
+"""Compiled files that several slow tests use: one test would compile while the other workers wait for it."""
 
 
 @functools.cache
@@ -96,3 +102,13 @@ def remove_unused() -> None:
     for folder in CACHE.glob("*"):
         if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        for written in [pool.submit(exported, name, ".pt2", dtype) for name, dtype in SLOW]:
+            written.result()
+
+
+if __name__ == "__main__":
+    main()
