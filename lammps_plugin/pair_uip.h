@@ -74,6 +74,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   template <typename Work>
   std::string first_problem(const std::string &path, const Work &work) const;
   std::string different_file(const std::string &path, const Model &model) const;
+  std::string different_trust() const;
   void use_model(std::unique_ptr<Model> model, const std::string &path, const std::vector<std::string> &elements);
   int find_gpu() const;
   NodePlace place_on_node() const;

@@ -65,6 +65,8 @@ PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
   std::optional<CheckedFile> file;  // whose folder is removed when this function ends: then all ranks have loaded
   std::string folder;
   ReadModel result;
+  result.problem = different_trust();
+  if (!result.problem.empty()) return result;
   result.problem = first_problem(path, [&] {
     if (!is_first) return;
     file = CheckedFile::read(path, trust);
@@ -78,6 +80,19 @@ PairUIP::ReadModel PairUIP::read_model(const std::string &path) {
   });
   if (result.problem.empty()) result.problem = different_file(path, *result.model);
   return result;
+}
+
+/// Whether not all ranks ask for the same signatures, as a message; "" if they do: one rank checks the file for others.
+/// Collective.
+std::string PairUIP::different_trust() const {
+  const char *variable = std::getenv("UIP_TRUSTED");
+  const auto mine = variable == nullptr ? std::string("not set") : fmt::format("'{}'", variable);
+  const auto first = ranks_.text_of_rank_0(mine);
+  const auto problem = fmt::format(
+      "the environment variable UIP_TRUSTED must be the same on all ranks, but is {} on rank 0 and {} on rank {}; pass "
+      "it to all of them, for example with 'mpiexec -genv UIP_TRUSTED FILE'",
+      first, mine, ranks_.rank());
+  return ranks_.first_text(mine == first ? "" : problem);
 }
 
 /// Calls `work` and returns the error of the first rank that has one, or "". Collective.

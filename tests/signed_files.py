@@ -7,7 +7,7 @@ from pathlib import Path
 import attack_files
 import pytest
 
-from uip.program.signature import SIGNATURE, sign
+from uip.program.signature import SIGNATURE, private_key, sign
 
 EXTRA = "the package cryptography, an extra, is not installed"
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization", reason=EXTRA)
@@ -31,7 +31,7 @@ def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
 def signed(source: Path, target: Path, key: Path) -> Path:
     """A signed copy, with `MOVED` in it."""
     target.write_bytes(attack_files.archive_of([*attack_files.entries_of(source), MOVED]))
-    sign(target, key)
+    sign(target, private_key(key))
     return target
 
 
@@ -76,7 +76,7 @@ def cases(source: Path, folder: Path) -> dict[str, tuple[Path, Path, str]]:
         ),
         "a folder": (good, folder, "but that cannot be read; name a file"),
         "empty": (good, keys["empty"], r"empty\.pub must hold public keys, lines that begin with .*, but has none"),
-        "private": (good, key, "but has none"),
+        "private": (good, key, "must hold public keys, but holds a private one"),
         "binary": (good, keys["binary"], "but has none"),
         "cut": (good, keys["cut"], r"must hold public keys, one a line, but 'ssh-ed25519 AAAA.*' is none"),
         "odd": (good, keys["odd"], "must hold public keys, one a line, but"),

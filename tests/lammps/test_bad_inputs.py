@@ -112,6 +112,7 @@ COMMANDS = {
         "LAMMPS type 1 is 'Au', but this model knows H He Li",
     ),
     "missing file": (START + GOOD_STYLE + "pair_coeff * * absent.pt2 Ni O\n", "cannot load absent.pt2: no such file"),
+    "a folder": (START + GOOD_STYLE + "pair_coeff * * /tmp Ni O\n", "cannot load /tmp: it is no file but a folder"),
     "units lj": (GOOD.replace("metal", "lj") + "run 0\n", "needs 'units metal' or 'units real', got 'lj'"),
     "units si": (GOOD.replace("metal", "si") + "run 0\n", "needs 'units metal' or 'units real', got 'si'"),
     "no pair_coeff": (START + GOOD_STYLE + "run 0\n", "All pair coeffs are not set"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from export_files import COMPILED, exported
-from lammps_run import run_lammps
+from lammps_run import BIN, run_lammps
 
 pytestmark = COMPILED
 
@@ -120,3 +120,12 @@ def test_a_file_that_the_first_rank_refuses(tmp_path: Path, scratch: Path) -> No
     assert "rank 0 cannot use" in run.text
     assert "truncated or of another kind" in " ".join(run.text.split())
     assert not list(scratch.iterdir())
+
+
+def test_ranks_that_trust_other_keys(tmp_path: Path) -> None:
+    """One rank checks the file for all, so all must ask for the same."""
+    other = (":", "-n", "1", "-env", "UIP_TRUSTED", "some.pub", str(BIN / "lmp"), "-in", "in.deck")
+    run = run_lammps(tmp_path, DECK.format(file=exported("random", ".pt2")), 1, *other, limit=60)
+    text = " ".join(run.text.split())
+    assert run.code != 0
+    assert "must be the same on all ranks, but is not set on rank 0 and 'some.pub' on rank 1; pass it to all" in text

@@ -34,7 +34,7 @@ def export(
         from uip.program.writer import export_model
 
         check_output(output, (".pt2", ".pt"), force=force)
-        _check_target(target, structure, device)
+        _check_target(target, structure, device, sign)
         loaded = load_model(model)
         if structure is not None:
             _export_torchforce(loaded, output, structure, dtype)
@@ -47,18 +47,15 @@ def export(
                 device=device,
                 native=native,
                 recompute=recompute,
+                sign=sign,
                 progress=lambda step: status.update(f"{loaded.card.name}: {step} (one to three minutes in all)"),
             )
-        if sign is not None:
-            from uip.program.signature import sign as add_signature
-
-            add_signature(output, sign)
         console.print(f"written: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def verify(
     file: Annotated[Path, typer.Argument(help="A file written by uip export.")],
-    trusted: Annotated[Path, typer.Argument(help="Public keys, one a line, as in ~/.ssh/authorized_keys.")],
+    trusted: Annotated[Path, typer.Argument(help="Public keys, one a line: ssh-ed25519 KEY COMMENT.")],
 ) -> None:
     """Check that one of the keys signed an exported file, and that it was not changed since. Nothing in it is run."""
     with user_errors():
@@ -69,13 +66,15 @@ def verify(
         )
 
 
-def _check_target(target: str, structure: Path | None, device: str) -> None:
+def _check_target(target: str, structure: Path | None, device: str, sign: Path | None) -> None:
     if target not in ("engine", "torchforce"):
         raise ValueError(f"--target must be engine or torchforce, got '{target}'")
     if (structure is None) == (target == "torchforce"):
         raise ValueError(
             "--target torchforce needs --structure FILE for the elements of the atoms, and nothing else does"
         )
+    if target == "torchforce" and sign is not None:
+        raise ValueError("--sign is of files for engines: stock openmm-torch checks no signatures; leave it out")
     if target == "torchforce" and device != "cpu":
         raise ValueError("--target torchforce moves to OpenMM's device by itself; leave --device out")
 

@@ -35,7 +35,8 @@ class Memory final : public caffe2::serialize::ReadAdapterInterface {
 }  // namespace
 
 Bytes bytes_of_file(const std::string &path) {
-  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("no such file");
+  if (!std::filesystem::exists(path)) throw std::runtime_error("no such file");
+  if (!std::filesystem::is_regular_file(path)) throw std::runtime_error("it is no file but a folder or a device");
   try {
     return std::make_shared<caffe2::serialize::FileAdapter>(path);
   } catch (const c10::Error &) {

@@ -58,6 +58,10 @@ std::map<std::string, std::string> read_keys(const std::string &path) {
   }
   std::map<std::string, std::string> keys;
   for (std::string line; std::getline(file, line);) {
+    if (line.find("PRIVATE KEY") != std::string::npos) {
+      throw std::runtime_error(path +
+                               " must hold public keys, but holds a private one; name the file that ends in '.pub'");
+    }
     std::istringstream words(line);
     std::string first, encoded, comment;
     words >> first >> encoded >> std::ws;

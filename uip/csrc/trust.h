@@ -1,4 +1,4 @@
-// Whom the user trusts: files of public keys (lines as of ~/.ssh/authorized_keys), and signatures by one of them.
+// Whom the user trusts: files of public keys (lines "ssh-ed25519 KEY COMMENT"), and signatures by one of them.
 #pragma once
 
 #include <string>

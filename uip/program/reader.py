@@ -71,7 +71,7 @@ def load_program(
 
     Args:
         device_index: the GPU for a file exported for cuda.
-        trusted: a file of public keys, lines as in ~/.ssh/authorized_keys: one of them must have signed `path`, and one
+        trusted: a file of public keys, lines `ssh-ed25519 KEY COMMENT`: one of them must have signed `path`, and one
             of those in the file that the environment variable UIP_TRUSTED names, if it is set.
         own: this process wrote the file; no signature is asked for.
 

@@ -25,15 +25,12 @@ WRITTEN = re.compile(rb'\{"key": "([0-9a-f]{64})", "signature": "([0-9a-f]{128})
 """The entry of the archive."""
 
 
-def sign(file: Path, key: Path) -> None:
-    """Add to `file`, in place, a signature by the private key in the file `key`.
+def sign(file: Path, private: Any) -> None:
+    """Add to `file`, in place, a signature by the key `private` (`private_key`).
 
     Raises:
-        FileNotFoundError: no such key.
-        ValueError: not an exported file, signed already, or not an ed25519 key without passphrase.
-        RuntimeError: no package `cryptography`.
+        ValueError: not an exported file, or signed already.
     """
-    private = _private_key(key)
     message = _message(file)
     with zipfile.ZipFile(file, "a") as archive:
         root = archive.namelist()[0].split("/")[0]
@@ -45,7 +42,7 @@ def sign(file: Path, key: Path) -> None:
 
 
 def verify(file: Path, trusted: Path) -> str:
-    """The comment of the key, of those in `trusted` (lines as of ~/.ssh/authorized_keys), that signed `file`.
+    """The comment of the key, of those in `trusted` (lines `ssh-ed25519 KEY COMMENT`), that signed `file`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -105,16 +102,29 @@ def _cryptography() -> Any:
     return cryptography
 
 
-def _private_key(path: Path) -> Any:
+def private_key(path: Path) -> Any:
+    """The key in a file of `ssh-keygen -t ed25519`, or in PEM.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a private ed25519 key, or one with a passphrase.
+        RuntimeError: no package `cryptography`.
+    """
     modules = _cryptography().hazmat.primitives
     content = existing_file(path).read_bytes()
+    if content.startswith(b"ssh-") or b"PUBLIC KEY" in content:
+        raise ValueError(f"{path} must be a private key, but is a public one; name the file beside it without '.pub'")
     load = modules.serialization.load_ssh_private_key if b"OPENSSH" in content else None
     try:
         key = (load or modules.serialization.load_pem_private_key)(content, password=None)
-    except (ValueError, TypeError, _cryptography().exceptions.UnsupportedAlgorithm) as error:
-        raise ValueError(f"{path} must be a private ed25519 key without passphrase: {error}") from error
+    except TypeError as error:
+        raise ValueError(
+            f"{path} must be a key without passphrase; remove it from a copy: ssh-keygen -p -f COPY"
+        ) from error
+    except (ValueError, _cryptography().exceptions.UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path} must be a private ed25519 key; make one with 'ssh-keygen -t ed25519'") from error
     if not isinstance(key, modules.asymmetric.ed25519.Ed25519PrivateKey):
-        raise ValueError(f"{path} must be an ed25519 key; make one with 'ssh-keygen -t ed25519 -f {path}'")
+        raise ValueError(f"{path} must be an ed25519 key; make one with 'ssh-keygen -t ed25519'")
     return key
 
 
@@ -122,7 +132,10 @@ def _public_keys(path: Path) -> dict[str, tuple[Any, str]]:
     """By their raw bytes in hexadecimal digits: keys and comments."""
     load = _cryptography().hazmat.primitives.serialization.load_ssh_public_key
     keys = {}
-    for line in existing_file(path).read_text().splitlines():
+    text = existing_file(path).read_text(errors="replace")
+    if "PRIVATE KEY" in text:
+        raise ValueError(f"{path} must hold public keys, but holds a private one; name the file that ends in '.pub'")
+    for line in text.splitlines():
         if not line.startswith("ssh-ed25519 "):
             continue
         try:

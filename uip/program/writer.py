@@ -37,6 +37,8 @@ from uip.models.readout import evaluate
 from uip.nn.fused import plain_form
 from uip.parallel.library import load_library
 from uip.program.reader import load_program
+from uip.program.signature import private_key
+from uip.program.signature import sign as add_signature
 from uip.program.trace import cluster, exact_form, in_order, sample_inputs, scriptable, trace
 from uip.schema import FIELDS, SCHEMA_VERSION
 
@@ -54,6 +56,7 @@ def export_model(
     device: str = "cpu",
     native: bool = False,
     recompute: bool = False,
+    sign: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write `model` as a program to `path`, which ends in .pt2 or .pt and is replaced at once or not at all.
@@ -65,11 +68,12 @@ def export_model(
         device: "cpu" or "cuda", where the program will run.
         native: compile for this machine's processor instead of any x86-64 with AVX2.
         recompute: layers keep less for the gradient and compute it again: less memory, more time.
+        sign: a private ed25519 key to sign the file with (`uip.program.signature`).
         progress: called with a few words before each step; compiling takes a minute.
 
     Raises:
-        ValueError: another ending, dtype or device; `recompute` where a model does not offer it.
-        RuntimeError: no C++ compiler, or the program does not reproduce the model.
+        ValueError: another ending, dtype, device or kind of key; `recompute` where a model does not offer it.
+        RuntimeError: no C++ compiler, no package `cryptography` to sign with, or a program that differs from the model.
     """
     path, place, report = Path(path), parse_device(device), progress or (lambda step: None)
     if path.suffix not in (".pt2", ".pt"):
@@ -78,6 +82,7 @@ def export_model(
         raise ValueError(f"no such folder: {path.parent}")
     if path.suffix == ".pt2":
         _check_compiler()
+    key = None if sign is None else private_key(Path(sign))
     load_library()
     exact = exact_form(model)
     ready = for_inference(deepcopy(exact), dtype=dtype, device=device)
@@ -101,6 +106,8 @@ def export_model(
         append_record(file, record)
         report("running the self-test")
         _check_program(file, place)
+        if key is not None:
+            add_signature(file, key)
         file.replace(path)
 
 
