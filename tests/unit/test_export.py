@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import shutil
 import subprocess
@@ -258,6 +259,12 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "flipped answer": (flip_answer, "fails its self-test: the answers recorded at export are missed by"),
     "no self-test": (lambda r: r.update(self_tests=[]), "must carry a self-test, but has none"),
     "missing entry": (lambda r: r.pop("cutoff"), "its record has no entry 'cutoff'"),
+    "no elements": (lambda r: r.update(elements=[]), "its record has an impossible value of 'elements'"),
+    "schema of no version": (lambda r: r.update(schema_version=-1), "an impossible value of 'schema_version'"),
+    "cutoff": (lambda r: r.update(cutoff=math.nan), "its record has an impossible value of 'cutoff'; run 'uip export'"),
+    "bond cutoff": (lambda r: r.update(bond_cutoff=math.nan), "an impossible value of 'bond_cutoff'"),
+    "longer bonds": (lambda r: r.update(bond_cutoff=99.0), "an impossible value of 'bond_cutoff'"),
+    "card": (lambda r: r.update(theory=3), "is damaged"),
     "fewer outputs": (lambda r: r.update(outputs=["node_energy"]), "must return 1 tensors, got 3"),
     "unknown input": (lambda r: r["inputs"].append("spin"), "input `spin` is missing"),
 }
@@ -272,9 +279,11 @@ def test_refused_files(tmp_path: Path, suffix: str, change: Callable[[dict[str, 
 
 
 @kind
-def test_an_edit_that_changes_nothing_is_accepted(tmp_path: Path, suffix: str) -> None:
-    """What makes the refusals above mean something."""
-    load_program(edited(exported("random", suffix), tmp_path / f"model{suffix}", lambda record: None))
+@pytest.mark.parametrize("absent", [(), ("soft", "theory", "reference")], ids=["nothing", "younger entries"])
+def test_an_edit_that_changes_nothing_is_accepted(tmp_path: Path, suffix: str, absent: tuple[str, ...]) -> None:
+    """What makes the refusals above mean something; older files lack some entries."""
+    path = edited(exported("random", suffix), tmp_path / f"model{suffix}", lambda r: [r.pop(key) for key in absent])
+    load_program(path)
 
 
 @kind

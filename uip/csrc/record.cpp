@@ -4,6 +4,7 @@
 #include <torch/serialize.h>
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "archive_check.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr const char *record_name = "extra/uip";
 constexpr const char *checksum_name = "extra/uip_sha256";
+constexpr int64_t last_element = 118;
 constexpr const char *signature_name = "extra/uip_signature";  // see trust.h
 
 using Dictionary = c10::Dict<c10::IValue, c10::IValue>;
@@ -80,6 +82,21 @@ std::optional<SoftNearest> soft_nearest(const Dictionary &record) {
   return SoftNearest{real("k"), soft.at("nearest").toInt(), real("cutoff"), real("sigma"), real("tau")};
 }
 
+bool is_element(int64_t number) { return number >= 1 && number <= last_element; }
+
+// A checksum that belongs to the record does not make its values possible.
+void check_values(const Metadata &data) {
+  const auto require = [](bool possible, const char *name) {
+    if (possible) return;
+    throw std::runtime_error("its record has an impossible value of '" + std::string(name) +
+                             "'; run 'uip export' again");
+  };
+  require(data.schema_version >= 1, "schema_version");
+  require(std::isfinite(data.cutoff) && data.cutoff > 0, "cutoff");
+  require(data.bond_cutoff >= 0 && data.bond_cutoff <= data.cutoff, "bond_cutoff");  // false of NaN
+  require(!data.elements.empty() && std::all_of(data.elements.begin(), data.elements.end(), is_element), "elements");
+}
+
 Metadata metadata(const Dictionary &record) {
   Metadata data;
   data.schema_version = entry(record, "schema_version").toInt();
@@ -101,6 +118,10 @@ Metadata metadata(const Dictionary &record) {
   data.instructions = entry(record, "instructions").toStringRef();
   data.licence = entry(record, "licence").toStringRef();
   data.provenance = entry(record, "provenance").toStringRef();
+  for (const char *name : {"theory", "reference"}) {  // read in Python; younger than some files
+    if (record.contains(name)) record.at(name).toStringRef();
+  }
+  check_values(data);
   return data;
 }
 

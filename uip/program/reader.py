@@ -108,10 +108,10 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _program(handle: Any, record: dict[str, Any], device_index: int) -> Program:
     device = torch.device("cpu") if record["device"] == "cpu" else torch.device(record["device"], device_index)
     return Program(
-        card=ModelCard(**{key: record[key] for key in ("name", "theory", "licence", "reference")}),
+        card=ModelCard(**{key: record.get(key, "") for key in ("name", "theory", "licence", "reference")}),
         cutoff=record["cutoff"],
         bond_cutoff=record["bond_cutoff"] or None,
-        soft=SoftNearest(**record["soft"]) if record["soft"] else None,
+        soft=SoftNearest(**record["soft"]) if record.get("soft") else None,
         elements=tuple(record["elements"]),
         dtype=getattr(torch, record["dtype"]),
         precision=record.get("precision") or record.get("arithmetic") or record["dtype"],  # renamed in 0.2
