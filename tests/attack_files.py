@@ -135,6 +135,7 @@ def compiled(path: Path, canary: Path) -> dict[str, tuple[bytes, str]]:
         "library in a deeper folder": (archive_of([*e, (f"{FOLDER}a/a.so", so)]), "also holds"),
         "the same library twice": (archive_of([(name, so), *e]), twice),
         "record twice": (archive_of([*e, (RECORD, b"x")]), twice),
+        "linker flags beside": (archive_of([*e, (f"{stem}_linker_flags.json", b"{}")]), "asks for a compiler"),
         "compile flags beside": (archive_of([*e, (f"{stem}_compile_flags.json", _flags(canary))]), "asks for a comp"),
         "compile flags alone": (
             archive_of([*_without(e, ".so"), (f"{stem}_compile_flags.json", _flags(canary))]),

@@ -82,7 +82,7 @@ void check_entries(caffe2::serialize::PyTorchStreamReader &archive, bool compile
   for (const std::string &name : names) {
     if (!is_plain(name)) throw refused("the name '" + name + "' leads out of its folder");
     if (!seen.insert(name).second) throw refused("it holds '" + name + "' twice");
-    if (name.ends_with("_compile_flags.json")) throw refused("'" + name + "' asks for a compiler");
+    if (name.ends_with("_flags.json")) throw refused("'" + name + "' asks for a compiler");
     if (!is_known(name, compiled)) throw refused("it also holds '" + name + "'");
     libraries += name.ends_with(".so");
   }
