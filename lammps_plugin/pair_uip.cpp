@@ -85,6 +85,7 @@ void PairUIP::init_style() {
     error->all(FLERR, restart_problem_.empty() ? "pair_style uip needs a pair_coeff command" : restart_problem_);
   }
   energy_unit_ = energy_unit();
+  check_trusted();
   check_charge_and_spin();
   check_masses();
   check_special_bonds();
@@ -111,6 +112,15 @@ double PairUIP::energy_unit() const {
   if (units == "real") return utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL);
   // one string: not in all versions of LAMMPS does the compiler know that the form with arguments never returns
   error->all(FLERR, "pair_style uip needs 'units metal' or 'units real', got '" + units + "'");
+}
+
+/// A later pair_style command changes what is asked for, and not the model in use.
+void PairUIP::check_trusted() const {
+  if (settings_.trusted.empty() || settings_.trusted == trusted_when_read_) return;
+  error->all(FLERR,
+             "pair_style uip: the model in use was read before 'trusted {}' was given; give pair_coeff again, which "
+             "checks the signature",
+             settings_.trusted);
 }
 
 void PairUIP::check_charge_and_spin() const {

@@ -83,6 +83,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::vector<int64_t> numbers_of(const Metadata &metadata, const std::vector<std::string> &elements) const;
   void announce(const std::string &path) const;
   double energy_unit() const;
+  void check_trusted() const;
   void check_charge_and_spin() const;
   void check_masses() const;
   std::vector<double> mass_extremes() const;
@@ -122,6 +123,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   std::unique_ptr<Model> model_;
   std::unique_ptr<AtomsToGraph> graph_;
   Settings settings_;
+  std::string trusted_when_read_;              // `settings_.trusted` when the model in use was read
   std::string path_, hash_, restart_problem_;  // path and sha256 of the model file, as restart files keep them
   std::vector<std::string> elements_;          // of pair_coeff, by type
   std::vector<int64_t> number_of_type_;        // atomic numbers; 0 = NULL

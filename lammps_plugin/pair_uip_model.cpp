@@ -131,6 +131,7 @@ void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
   elements_ = elements;
   path_ = absolute(path);
   hash_ = model_->metadata().hash;
+  trusted_when_read_ = settings_.trusted;
   plan_is_ready_ = warned_of_heat_flux_ = false;
   allocate();
   for (int i = 1; i <= atom->ntypes; ++i) {

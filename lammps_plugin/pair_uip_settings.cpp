@@ -58,6 +58,8 @@ PairUIP::Settings PairUIP::read_settings(const std::vector<std::string> &argumen
     } else if (keyword == "attention") {
       settings.attention = value;
     } else if (keyword == "trusted") {
+      if (!settings.trusted.empty())
+        error->all(FLERR, "pair_style uip: 'trusted' is given twice; put all keys in one file");
       settings.trusted = key_file(value);
     } else {
       error->all(FLERR,

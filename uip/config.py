@@ -32,12 +32,12 @@ def existing_file(path: Path | str) -> Path:
     return path
 
 
-def whole_number(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any, of: str = "") -> int:
     """`value` as an integer; ValueError if it is not a whole number."""
     with suppress(TypeError, ValueError, OverflowError):
         if int(value) == float(value):
             return int(value)
-    raise ValueError(f"`{name}`, of the whole structure, must be a whole number, got {value!r}")
+    raise ValueError(f"`{name}`{of} must be a whole number, got {value!r}")
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

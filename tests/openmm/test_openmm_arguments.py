@@ -18,6 +18,8 @@ def test_unknown_arguments() -> None:
         potential.createSystem(topology, device="cuda")
     with pytest.raises(TypeError, match=r"no argument `dtpye`; did you mean 'dtype'\?; it takes device, dtype"):
         potential.createSystem(topology, dtpye="float64", implementation="python")
+    with pytest.raises(TypeError, match="no argument `spin`; use `multiplicity`"):
+        potential.createSystem(topology, spin=3)
 
 
 @pytest.mark.parametrize("model", ["chgnet-0.3.0", "model.ckpt"])

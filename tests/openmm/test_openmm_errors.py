@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -49,6 +50,23 @@ def test_wrong_number_of_particles() -> None:
 def test_a_particle_twice() -> None:
     with pytest.raises(Refused, match="must differ, but one is named twice"):
         create_force(small(), WATER, particles=[0, 1, 1], periodic=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"atomic_numbers": [8.5, 1, 1]}, "`atomic_numbers` must be a whole number, got 8.5"),
+        ({"atomic_numbers": ["O", "H", "H"]}, "`atomic_numbers` must be a whole number, got 'O'"),
+        ({"particles": [0, 1, 1.5]}, "`particles` must be a whole number, got 1.5"),
+        ({"periodic": None}, "`periodic` must be True or False, got None"),
+        ({"embed": "x"}, "`embed` must be True or False, got 'x'"),
+        ({"group": "first"}, "`group` must be a whole number, got 'first'"),
+        ({"scale_parameter": ""}, "`scale_parameter` must be a name like 'scale', got ''"),
+    ],
+)
+def test_arguments_of_another_kind(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        create_force(small(), **{"atomic_numbers": WATER, "periodic": False, **settings})
 
 
 def test_negative_skin() -> None:

@@ -29,9 +29,10 @@ def test_a_signal_writes_checkpoints(number: signal.Signals, tmp_path: Path) -> 
     before = signal.getsignal(number)
     with pytest.raises(
         StoppedError, match=rf"stopped by {number.name} after step 2; .*last\.ckpt is complete, add --resume"
-    ):
+    ) as stopped:
         train(config, on_step=send)
     assert signal.getsignal(number) == before
+    assert stopped.value.exit_code == 128 + number
     assert read_training(Path(config.run.folder) / "last.ckpt")["counters"]["step"] == 2
     load_model(Path(config.run.folder) / "best.ckpt")
     train(config, resume=True)

@@ -65,16 +65,27 @@ def test_train(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "best.ckpt").is_file()
     assert not (tmp_path / "run" / "error.log").exists()
-    # the folder holds a run now: one line, and the traceback in a file
+    # the folder holds a run now: one line
     result = run("train", tmp_path / "run.toml")
     assert result.exit_code == 1
     assert "already contains a run; add --resume" in result.stderr
     assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "error.log").exists()
+    assert isinstance(run("--debug", "train", tmp_path / "run.toml").exception, ValueError)
+
+
+def test_a_run_that_fails_leaves_its_traceback(tmp_path: Path) -> None:
+    """Weights that grow without limit: the loss is no number."""
+    file = small.write_frames(tmp_path / "data.xyz", 4)
+    settings = small.config(tmp_path / "run", file, run={"epochs": 3}, optim={"learning_rate": 1e30}).values()
+    (tmp_path / "run.toml").write_text(small.toml(settings))
+    result = run("train", tmp_path / "run.toml")
+    assert result.exit_code == 1
+    assert "the traceback is in" in result.stderr
+    assert "Traceback" not in result.stderr
     log = (tmp_path / "run" / "error.log").read_text()
     assert f"uip {uip.__version__}, torch" in log
     assert "Traceback" in log
-    assert "already contains a run" in log
-    assert isinstance(run("--debug", "train", tmp_path / "run.toml").exception, ValueError)
 
 
 def test_debug_shows_the_exception(tmp_path: Path) -> None:

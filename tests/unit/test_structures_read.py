@@ -122,6 +122,8 @@ def test_dump_without_elements(tmp_path: Path, text: str) -> None:
         symbols(tmp_path / "run.dump", species=["Si"])
     with pytest.raises(ValueError, match="must be element symbols, got 'SI'; did you mean 'S'"):
         symbols(tmp_path / "run.dump", species=["SI", "O"])
+    with pytest.raises(ValueError, match="must be element symbols, got 'X'; "):
+        symbols(tmp_path / "run.dump", species=["Si", "X"])
 
 
 def test_dump_with_elements(tmp_path: Path) -> None:
@@ -174,6 +176,8 @@ def test_frames_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert places(f"{tmp_path}/run.xyz@0:2") == [0, 1]
     assert places(f"{tmp_path}/run.xyz@-1") == [4]
     assert places(tmp_path / "run.xyz", index="1::2") == [1, 3]
+    with pytest.raises(ValueError, match="at least one structure at 7, got none; the index leads beyond the last"):
+        places(tmp_path / "run.xyz", index="7")
     monkeypatch.setattr("sys.stdin", io.StringIO((tmp_path / "run.xyz").read_text()))
     assert places("-") == [0, 1, 2, 3, 4]
     (tmp_path / "run.xyz").rename(tmp_path / "a@1")

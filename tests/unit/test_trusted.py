@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -13,11 +14,13 @@ import attack_files
 import openmm
 import pytest
 import systems
-from engine_loads import errors_of_lammps
+from engine_loads import errors_of_lammps, run_python
 from export_files import COMPILED, exported
 from signed_files import cases, key_pair
+from typer.testing import CliRunner
 
 from uip import Calculator
+from uip.cli.app import app
 from uip.openmm import create_force, create_python_force
 from uip.program.reader import load_program
 from uip.program.signature import verify
@@ -115,9 +118,78 @@ def test_lammps_and_the_environment_variable(files: Cases) -> None:
     assert re.search(message, found["plain"])
 
 
+LATER = """
+import json, sys
+from engine_loads import deck, restart_deck, silent_lammps
+plain, good, author = sys.argv[1:]
+trusted = f"pair_style uip trusted {author}\\n"
+found = []
+for commands in (
+    deck(plain) + trusted + "run 0",
+    deck(plain) + restart_deck(plain) + trusted + "run 0",
+    deck(plain) + f"pair_style uip trusted {author}.absent\\nrun 0",
+    deck(good) + trusted + f"pair_coeff * * {good} Ni\\nrun 0",
+):
+    lmp = silent_lammps()
+    try:
+        lmp.commands_string(commands)
+        found.append("")
+    except Exception as error:
+        found.append(str(error))
+    lmp.close()
+print(json.dumps(found))
+"""
+
+
+def test_lammps_is_asked_for_signatures_of_the_model_in_use(files: Cases) -> None:
+    """After pair_coeff and after read_restart: the file must be read again."""
+    good, author, _ = files["good"]
+    found = json.loads(run_python(LATER, files["not signed"][0], good, author).splitlines()[-1])
+    for text in found[:3]:
+        assert re.search(r"the model in use was read before 'trusted .*' was given; give pair_coeff again", text), text
+    assert found[3] == ""
+
+
+def test_a_pipe_is_no_file_of_keys(files: Cases, tmp_path: Path) -> None:
+    """It is not opened: that would wait for what writes into it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="but that cannot be read; name a file of public keys"):
+        load_program(files["good"][0], trusted=tmp_path / "pipe")
+
+
+def test_a_python_force_that_is_refused_when_its_xml_is_read(files: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMM would end the process: the message comes with the first evaluation."""
+    plain, _, message = files["not signed"]
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addForce(create_python_force(plain, [28], periodic=False))
+    text = openmm.XmlSerializer.serialize(system)
+    monkeypatch.setenv("UIP_TRUSTED", str(files["good"][1]))
+    read = openmm.XmlSerializer.deserialize(text)
+    integrator, platform = openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(read, integrator, platform)
+    context.setPositions([(0, 0, 0)])
+    with pytest.raises(openmm.OpenMMException, match=message):
+        context.getState(getEnergy=True)
+
+
+def test_commands_that_evaluate(files: Cases, tmp_path: Path) -> None:
+    good, author, _ = files["good"]
+    plain, _, message = files["not signed"]
+    systems.nio().write(tmp_path / "nio.xyz")
+    command = ["predict", str(tmp_path / "nio.xyz"), "--trusted", str(author), "-m"]
+    assert CliRunner().invoke(app, [*command, str(good)]).exit_code == 0
+    refused = CliRunner().invoke(app, [*command, str(plain)])
+    assert refused.exit_code == 1
+    assert re.search(message, refused.stderr)
+
+
 def test_lammps_without_a_file_of_keys(files: Cases) -> None:
     good, _, _ = files["good"]
-    found = errors_of_lammps([("none", good, "trusted"), ("quotes", good, "trusted '\"a\"'")])
+    found = errors_of_lammps(
+        [("none", good, "trusted"), ("quotes", good, "trusted '\"a\"'"), ("twice", good, "trusted a trusted b")]
+    )
+    assert "pair_style uip: 'trusted' is given twice; put all keys in one file" in found.pop("twice")
     for text in found.values():
         assert "pair_style uip: 'trusted' must name a file of public keys, without quotes in its name, got '" in text
 

@@ -10,9 +10,10 @@ import typer
 Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")]
+Trusted = Annotated[
+    Path | None, typer.Option(help="A file of public keys; one of them must have signed the exported file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
-
-
 Format = Annotated[
     str | None, typer.Option("--format", help="ASE's name of the input format, e.g. lammps-data; default: found out.")
 ]

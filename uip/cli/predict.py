@@ -18,6 +18,7 @@ from uip.cli.options import (
     Format,
     Model,
     Species,
+    Trusted,
     check_output,
     checked_structures,
     species_of,
@@ -36,6 +37,7 @@ def predict(
     dtype: Dtype = None,
     kind: Format = None,
     species: Species = None,
+    trusted: Trusted = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Continue after a structure that cannot be computed.")
     ] = False,
@@ -53,14 +55,14 @@ def predict(
         check_output(output, (".xyz", ".extxyz"), force=force)
         if ranks is not None and "-" in files:
             raise ValueError("standard input reaches one rank only; name a file")
-        evaluator = load_evaluator(model, device=device, dtype=dtype)
+        evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
         results = predict_stream(evaluator, _frames(files, kind, species_of(species)), ranks=ranks)
         first = ranks is None or ranks.rank == 0
         # what fails on one rank must end all of them, and --debug shows the traceback
         stop_at_error = ranks is not None or debug_is_on()
         written = output if first else None
         rows, bad, reason = _collect(results, written, skip_bad=skip_bad, stop_at_error=stop_at_error)
-        if first:
+        if first and (rows or as_json):
             print_predictions(rows, evaluator.title, as_json=as_json)
         for message in bad if first else []:
             errors.print(f"uip: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
@@ -122,6 +124,7 @@ def evaluate(
     plot: Annotated[Path, typer.Option(help="The parity plot (.png, .svg, .pdf).")] = Path("parity.png"),
     device: Device = None,
     dtype: Dtype = None,
+    trusted: Trusted = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
@@ -131,7 +134,7 @@ def evaluate(
         from uip.inference.metrics import compare, error_table, group_of, parity_plot
 
         check_output(plot, (".png", ".svg", ".pdf"), force=True)
-        evaluator = load_evaluator(model, device=device, dtype=dtype)
+        evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
         named, structures = checked_structures([data], evaluator)
         frames = [atoms for _, atoms in named]
         labels = [labels_from_atoms(atoms) for atoms in frames]

@@ -50,8 +50,9 @@ std::string key_of(const std::string &encoded) {
 
 /// Comments by key.
 std::map<std::string, std::string> read_keys(const std::string &path) {
-  std::ifstream file(path);
-  if (!std::filesystem::is_regular_file(path) || !file) {
+  std::ifstream file;
+  if (std::filesystem::is_regular_file(path)) file.open(path);  // to open a pipe would wait for its other end
+  if (!file.is_open()) {
     throw std::runtime_error("it must be signed by a key in the file '" + path +
                              "', but that cannot be read; name a file of public keys, lines that begin with '" +
                              std::string(kind) + "'");

@@ -51,12 +51,19 @@ def read_atoms(
             found = _from_ase(path, lambda: _frames(existing_file(path), kind, index, species))
     first = next(found, None)
     if first is None:
-        raise ReadError(
-            f"{path} must hold at least one structure, got none; where this is the wrong format, name another with "
-            "--format, for example lammps-data, vasp or extxyz"
-        )
+        raise ReadError(f"{path} must hold at least one structure{_advice(index)}")
     yield first
     yield from found
+
+
+def _advice(index: str) -> str:
+    """After "at least one structure"."""
+    if index == ":":
+        return (
+            ", got none; where this is the wrong format, name another with --format, for example lammps-data, vasp "
+            "or extxyz"
+        )
+    return f" at {index}, got none; the index leads beyond the last structure, take a smaller one"
 
 
 def _split_index(path: Path | str, index: str) -> tuple[Path, str]:

@@ -44,9 +44,10 @@ def check_species(path: Path, kind: str, species: Sequence[str]) -> None:
     Raises:
         ReadError: they do not, or both define elements.
     """
+    known = set(atomic_numbers) - {"X"}  # ASE's name for no element
     for symbol in species:
-        if symbol not in atomic_numbers:
-            raise ReadError(f"`species` must be element symbols, got '{symbol}'{suggestion(symbol, atomic_numbers)}")
+        if symbol not in known:
+            raise ReadError(f"`species` must be element symbols, got '{symbol}'{suggestion(symbol, known)}")
     named = names_elements(path, kind)
     if named and species:
         raise ReadError(f"`species` is for files with types only, but {path} names its elements; leave it out")

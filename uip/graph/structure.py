@@ -55,7 +55,7 @@ def check_structure(
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"positions must be finite, but {bad.size} atoms have NaN or infinity, first atom {bad[0]}: "
+            f"positions must be finite, but those of {bad.size} of {numbers.size} atoms are not, first atom {bad[0]}: "
             f"{points[bad[0]]}; look at the input, or at the step before: the simulation may have exploded"
         )
     if box.shape != (3, 3) or not np.isfinite(box).all():
@@ -66,7 +66,9 @@ def check_structure(
 
 def check_charge_and_spin(charge: float, spin: float) -> tuple[int, int]:
     """Both as integers; ValueError if one is not a whole number or is out of range."""
-    charge, spin = whole_number("charge", charge), whole_number("spin", spin)
+    charge, spin = (
+        whole_number(name, value, ", of the whole structure,") for name, value in (("charge", charge), ("spin", spin))
+    )
     if abs(charge) > MAX_CHARGE or not 0 <= spin <= MAX_SPIN:
         raise ValueError(
             f"the total charge must lie within +-{MAX_CHARGE} e and the multiplicity within 0 .. {MAX_SPIN}, "

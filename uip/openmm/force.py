@@ -51,6 +51,7 @@ def create_force(
 
     Raises:
         openmm.OpenMMException: no such file, damaged, elements that the model does not know, ...
+        ValueError, TypeError: an argument of another kind.
         RuntimeError: the plugin is not built, or not for this OpenMM.
     """
     plugin.load_plugin()
@@ -59,20 +60,32 @@ def create_force(
         raise ValueError(
             f"`particles` must name a place for each of the {len(atomic_numbers)} atomic numbers, got {len(places)}"
         )
+    if scale_parameter is not None and not scale_parameter.isidentifier():
+        raise ValueError(f"`scale_parameter` must be a name like 'scale', got '{scale_parameter}'")
     charge, spin = whole_number("charge", charge), whole_number("spin", spin)
+    group = whole_number("group", group)
+    flags = {"periodic": _flag("periodic", periodic), "embed": _flag("embed", embed)}
     atoms = "".join(
-        f'<Atom z="{int(z)}"/>' if place is None else f'<Atom z="{int(z)}" particle="{int(place)}"/>'
+        f'<Atom z="{whole_number("atomic_numbers", z)}"/>'
+        if place is None
+        else f'<Atom z="{whole_number("atomic_numbers", z)}" particle="{whole_number("particles", place)}"/>'
         for z, place in zip(atomic_numbers, places, strict=True)
     )
     keys = "" if trusted is None else f" trusted={quoteattr(str(Path(trusted).absolute()))}"
     # what reads XML is also what makes the force: one way in, and OpenMM owns the result like any of its own
     force = openmm.XmlSerializer.deserialize(
-        f'<Force type="UipForce" version="1" name={quoteattr(name)} forceGroup="{group}" periodic="{int(periodic)}" '
-        f'charge="{charge}" spin="{spin}" skin="{skin * A_TO_NM!r}">'
-        f'<Model path={quoteattr(str(Path(model).absolute()))} embed="{int(embed)}"{keys}/>'
+        f'<Force type="UipForce" version="1" name={quoteattr(name)} forceGroup="{group}" '
+        f'periodic="{flags["periodic"]}" charge="{charge}" spin="{spin}" skin="{skin * A_TO_NM!r}">'
+        f'<Model path={quoteattr(str(Path(model).absolute()))} embed="{flags["embed"]}"{keys}/>'
         f"<Atoms>{atoms}</Atoms></Force>"
     )
     return force if scale_parameter is None else _scaled(force, scale_parameter)
+
+
+def _flag(name: str, value: object) -> int:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+    return int(value)
 
 
 def _scaled(force: openmm.Force, parameter: str) -> openmm.CustomCVForce:

@@ -119,6 +119,10 @@ class UipPotentialImpl(MLPotentialImpl):
 def _check_arguments(settings: dict[str, Any], implementation: str) -> None:
     known = (*IMPLEMENTATIONS[implementation], "implementation", "periodic", "charge", "multiplicity")
     for name in settings:
+        if name == "spin":
+            raise TypeError(
+                "createSystem has no argument `spin`; use `multiplicity`, as other potentials of openmm-ml do"
+            )
         other = next((i for i, names in IMPLEMENTATIONS.items() if name in names), None)
         hint = f"; implementation='{other}' has it" if other else suggestion(name, known)
         if name not in known:

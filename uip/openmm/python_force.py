@@ -32,6 +32,7 @@ class PythonPotential:
         self.content = Path(model).read_bytes() if Path(model).is_file() else None
         self.atomic_numbers = np.array(atomic_numbers, dtype=np.int64)
         self.settings = settings
+        self.problem: Exception | None = None
         self._load(model, trusted)
 
     def _load(self, model: Path | str, trusted: Path | str | None = None) -> None:
@@ -45,7 +46,15 @@ class PythonPotential:
         return {key: getattr(self, key) for key in ("name", "content", "atomic_numbers", "settings")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """What goes wrong is raised by the first evaluation: OpenMM ends the process at an exception in here."""
         self.__dict__.update(state)
+        self.problem = None
+        try:
+            self._load_content()
+        except Exception as error:
+            self.problem = error
+
+    def _load_content(self) -> None:
         if self.content is None:
             self._load(self.name)
             return
@@ -55,6 +64,8 @@ class PythonPotential:
             self._load(path)
 
     def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
+        if self.problem is not None:
+            raise self.problem
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         periodic = self.settings["periodic"]
         cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom) if periodic else None

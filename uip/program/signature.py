@@ -2,7 +2,7 @@
 "extra/uip_signature".
 
 The checksum in a file has no key and finds damage only; a signature also tells who exported the file. Keys are those of
-`ssh-keygen -t ed25519`, or PEM. Needs the package `cryptography` (`pip install 'uip[sign]'`). Readers check signatures
+`ssh-keygen -t ed25519`, or PEM. Needs the package `cryptography` (extra `sign`). Readers check signatures
 in C++ (csrc/trust.cpp).
 """
 

@@ -24,9 +24,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import uip
 from uip.train.config import read_config
 from uip.train.loop import StepCallback, train
+from uip.train.signals import StoppedError
 from uip.train.template import settings_text
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
+MISTAKES = (ValueError, OSError)
+"""Of settings and files, if they end a run before its first step: their message is enough."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,16 +53,25 @@ def main(arguments: list[str]) -> int:
 def run(path: Path, *, resume: bool, debug: bool = False) -> int:
     """Train with the config in `path`; returns the exit code.
 
-    A failed run appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
+    A run that fails appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
     """
-    folder = None
+    folder, began = None, False
+
+    def begin(done: int, total: int, structures: int) -> None:
+        nonlocal began
+        began = True
+        on_step(done, total, structures)
+
     try:
         config = read_config(path)
         folder = Path(config.run.folder)
         with progress_bar() as on_step:
-            best = train(config, resume=resume, report=print_once, on_step=on_step)
+            best = train(config, resume=resume, report=print_once, on_step=begin)
+    except StoppedError as stop:
+        sys.stderr.write(f"uip.train: {stop}\n")
+        return stop.exit_code
     except Exception as error:
-        log = write_error_log(folder)
+        log = write_error_log(folder) if began or not isinstance(error, MISTAKES) else None
         if debug or not isinstance(error, USER_ERRORS):
             raise
         sys.stderr.write(f"uip.train: {error}\n")

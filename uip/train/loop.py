@@ -286,7 +286,8 @@ def stop_if_asked(config: TrainConfig, state: State, ranks: Ranks, stop: StopReq
     save_last(config, state, ranks)
     raise StoppedError(
         f"stopped by {stop.name or 'a signal of another rank'} after step {state.step}; the checkpoint "
-        f"{Path(config.run.folder) / 'last.ckpt'} is complete, add --resume to continue"
+        f"{Path(config.run.folder) / 'last.ckpt'} is complete, add --resume to continue",
+        stop.name,
     )
 
 

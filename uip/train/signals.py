@@ -12,7 +12,11 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(RuntimeError):
-    """The end of a run that a signal asked for."""
+    """The end of a run that a signal asked for; `exit_code` as a shell gives it to a process that a signal ended."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal.Signals[name or "SIGTERM"]
 
 
 class StopRequest:
