@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format bench bench-env bench-lammps bench-openmm bench-allscaip test-torchforce clean
+.PHONY: env demo test slow check format bench bench-docs bench-env bench-openmm bench-allscaip test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,7 @@ help:
 	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
 	@echo "make bench-allscaip REQUIREMENTS=file   AllScAIP against fairchem-core, in an environment of its own"
 	@echo "make check   style, types, import direction, generated files"
-	@echo "make bench   CHGNet against the published code   make bench-lammps   glue, ranks, bytes; prints ratios"
+	@echo "make bench   CHGNet, all questions, against the published code   make bench-docs   docs/benchmarks.md from it"
 
 env: .venv/ready
 
@@ -62,11 +62,13 @@ format: env
 bench-env: env
 	$(PY) -m pip install --quiet chgnet==0.4.2
 
+# BENCH="--before OLD.pt2 --before-path DIR": also an older program; more: benchmarks/chgnet_suite --help.
 bench: bench-env
-	$(PY) benchmarks/chgnet_vs_reference.py
+	$(PY) benchmarks/chgnet_suite $(BENCH)
 
-bench-lammps: bench-env
-	$(PY) benchmarks/lammps.py
+bench-docs: env
+	$(PY) benchmarks/chgnet_suite/document.py
+	$(PY) benchmarks/chgnet_suite/figure.py
 
 bench-openmm: bench-env
 	$(PY) benchmarks/openmm_native.py

@@ -13,7 +13,7 @@ from lammps_run import read_dump, run_lammps, write_data
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import check_structure
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # at the end: one of its files is lammps.py
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from attention_model import Traffic
 from attention_ranks import modelled
 

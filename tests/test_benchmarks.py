@@ -1,0 +1,123 @@
+"""docs/benchmarks.md is what the results of benchmarks/chgnet_suite give, and the suite runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import SMALL
+from export_files import exported
+
+from uip.graph.ase_io import structure_from_atoms
+from uip.graph.neighbors import build_graph
+
+ROOT = Path(__file__).parents[1]
+SUITE = ROOT / "benchmarks" / "chgnet_suite"
+ONE_RUN = pytest.mark.xdist_group("chgnet_suite")
+
+
+def module(name: str) -> ModuleType:
+    """A file of the suite, whose folder stays out of `sys.path`."""
+    spec = importlib.util.spec_from_file_location(f"chgnet_suite_{name}", SUITE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found  # dataclasses look there
+    spec.loader.exec_module(found)
+    return found
+
+
+document = module("document")
+
+
+def test_the_page_is_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
+    assert document.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_other_results_make_the_page_stale() -> None:
+    text, results = document.PAGE.read_text(), json.loads(document.RESULTS.read_text())
+    results["step"][0]["cpu_ms"] = [10 * value for value in results["step"][0]["cpu_ms"]]
+    assert document.page(text, results) != text
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="must contain the lines"):
+        document.page("no markers", {})
+
+
+def test_ratios_are_of_bests_and_of_rounds() -> None:
+    a, b = {"cpu_ms": [8.0, 9.0, 40.0]}, {"cpu_ms": [2.0, 3.0, 4.0]}
+    assert document.ratio(a, b, "cpu_ms") == "4.00x, 4.00x"  # 8 / 2; of 4, 3, 10
+    numbers = [document.number(value) for value in (1234.6, 123.4, 12.34, 1.234, 0.5)]
+    assert numbers == ["1235", "123", "12.3", "1.23", "0.50"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--before", "old.pt2"], "must be given together"),
+        (["--before", "old.pt2", "--before-path", "docs"], "must hold uip/lib/libuip.so"),
+    ],
+)
+def test_an_older_program_needs_its_library(arguments: list[str], message: str) -> None:
+    run = subprocess.run([sys.executable, SUITE, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert message in run.stderr
+
+
+def test_a_peer_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chgnet.py").write_text("raise ImportError('no pymatgen')")
+    monkeypatch.syspath_prepend(SUITE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    turns = module("turns")
+    with turns.Worker(turns.Way("peer", ("chgnet",))) as worker, pytest.raises(RuntimeError, match="make bench-env"):
+        worker.wait()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of a tiny run with a small random model, without the peer, whose dependencies are not installed here."""
+    path = tmp_path_factory.mktemp("suite") / "results.json"
+    program = exported("random", ".pt", "float32")
+    command = [sys.executable, SUITE, "--quick", "--peer", "none", "--pt", program, "--output", path]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    results: dict[str, Any] = json.loads(path.read_text())
+    assert document.summary(results) in run.stdout
+    return results
+
+
+@ONE_RUN
+def test_the_suite_runs(quick: dict[str, Any]) -> None:
+    ways = {(row["way"], row["threads"]) for row in quick["step"]}
+    assert {("eager", 1), (".pt", 1)} <= ways
+    assert all(min(row["wall_ms"] + row["cpu_ms"]) > 0.0 for row in quick["step"] + quick["lammps"])
+    assert all(row["program_ms"][0] < row["wall_ms"][0] for row in quick["lammps"])
+    assert all(row["step_mb"] > 100.0 for row in quick["memory"])
+    assert "/" not in quick["command"].replace("benchmarks/chgnet_suite", "")
+
+
+@ONE_RUN
+def test_operations_are_those_of_the_messages(quick: dict[str, Any]) -> None:
+    """Of 8 atoms of MgO and the small model: 3 layers of edges, 2 of bonds, the first of these with tables."""
+    atoms = module("structures").structure("MgO 8")
+    graph = build_graph(structure_from_atoms(atoms), SMALL.cutoff, SMALL.bond_cutoff)
+    squares = {
+        "edges, tables": 3 * 2 * graph.num_edges,
+        "bonds, tables": 2 * graph.num_angles,
+        "bonds": 4 * graph.num_angles,
+        "angles, tables": 0,
+    }
+    found = {(row["kind"], row["direction"]): row for row in quick["fused_ops"]}
+    for kind, count in squares.items():
+        for direction, times in (("forward", 1), ("gradient", 2)):
+            assert found[kind, direction]["gflop"] == pytest.approx(2e-9 * times * count * SMALL.channels**2, rel=1e-3)
+            assert found[kind, direction]["ms"] > 0.0
+    total = sum(row["gflop"] for (kind, _), row in found.items() if kind not in ("all", "gemm"))
+    assert found["all", "both"]["gflop"] == pytest.approx(total, rel=1e-3)
