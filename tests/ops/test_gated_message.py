@@ -195,6 +195,69 @@ def test_a_derivative_of_weights_is_refused() -> None:
             call()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_kept_changes_no_digit(dtype: torch.dtype) -> None:
+    """Of the first messages the gate's inputs are kept, of others computed again."""
+    message = AngleMessage(GatedMLP(4, 16, hidden=True, norm=True).to(dtype=dtype).requires_grad_(False))
+    torch.manual_seed(0)
+    count, rows = 100, 7
+    centre = torch.arange(count) * rows // count
+    lists = angle_lists(torch.stack([centre, torch.randperm(count) % rows]), torch.arange(rows), torch.zeros(rows))
+    x, factor, gradient = (torch.randn(n, 16, dtype=dtype) for n in (count, rows, rows))
+    totals = [torch.randn(rows, 32, dtype=dtype) for _ in range(3)]
+    call = (1, True, False, 0, x, x.new_zeros(0), *totals, factor, lists.tensors(), message.message.weights)
+    ops = torch.ops.uip
+    y, hidden = ops.gated_message_forward(*call)
+    assert hidden.shape == (count, 32)
+    assert torch.equal(y, ops.gated_message(*call))
+    again = ops.gated_message_backward(gradient, hidden[:0], *call)
+    for kept in (5, 24, 77, count):
+        for got, expected in zip(ops.gated_message_backward(gradient, hidden[:kept], *call), again, strict=True):
+            assert torch.equal(got, expected)
+    # they are read, not computed again
+    changed = ops.gated_message_backward(gradient, hidden + 1.0, *call)
+    assert not torch.equal(changed[0], again[0])
+    with pytest.raises(RuntimeError, match="what gated_message_forward kept"):
+        ops.gated_message_backward(gradient, hidden.repeat(2, 1), *call)
+
+
+def test_what_is_kept_is_limited() -> None:
+    """48 MiB of one call; nothing of angles from tables."""
+
+    def kept(kind: int, messages: int, *, tabulated: bool) -> int:
+        like = torch.zeros(0, device="meta")
+        x = torch.zeros(messages, device="meta")
+        totals = (torch.zeros(8, 128, device="meta"), like, like)
+        call = (kind, True, tabulated, 0, x, like, *totals, like, [], [])
+        return int(torch.ops.uip.gated_message_forward(*call)[1].shape[0])
+
+    assert kept(0, 1000, tabulated=True) == 1000
+    assert kept(0, 200_000, tabulated=True) == 48 * 2**20 // (128 * 4)
+    assert kept(2, 1000, tabulated=False) == 1000
+    assert kept(2, 1000, tabulated=True) == 0
+
+
+def test_memory_of_large_results_is_used_again() -> None:
+    """A block returns when its tensor is gone, and not before."""
+    mlp = GatedMLP(4, 16, hidden=False, norm=True).requires_grad_(False)
+    message = AngleMessage(mlp)
+    count = 20_000  # of 16 float32: more than 1 MiB
+    lists = angle_lists(torch.zeros(2, count, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), torch.zeros(1))
+    e, v = torch.randn(2, 16), torch.randn(1, 16)
+
+    def result(value: float) -> Tensor:
+        return message(e, torch.full((count, 16), value), v, e.new_zeros(0), lists)
+
+    first, second = result(1.0), result(2.0)
+    place, kept = first.data_ptr(), second.clone()
+    assert place != second.data_ptr()
+    del first
+    third = result(3.0)
+    assert third.data_ptr() == place
+    assert torch.equal(second, kept)
+    assert not torch.equal(third, second)
+
+
 def test_a_panel_holds_64_bytes() -> None:
     matrix = torch.arange(3 * 24, dtype=torch.float32).view(3, 24)
     packed = panels(matrix)
@@ -271,7 +334,7 @@ def test_kernels_agree() -> None:
 def test_programs_hold_the_ops_and_no_sum_in_any_order() -> None:
     program = in_order(trace(exact_form(random_chgnet())))
     names = {str(node.target) for node in program.graph.nodes}
-    assert {"uip.gated_message.default", "uip.gated_message_backward.default", "uip.index_add.default"} <= names
+    assert {"uip.gated_message_forward.default", "uip.gated_message_backward.default", "uip.index_add.default"} <= names
     assert not {name for name in names if name.startswith(("aten.index_add", "aten.index_put", "aten.scatter_add"))}
 
 

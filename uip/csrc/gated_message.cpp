@@ -1,12 +1,12 @@
 // Gated messages of CHGNet (uip/nn/mlp.py) for inference, as ops:
 //
-//     gated_message   total_m = first[row_m] + second[column_m] (+ third[slot_m]) + inputs(x_m) W or table(x_m),
-//                     message_m = G(total_m) * factor, summed by row, or by itself (message_kernels.h: MessageKind)
-//     packed_linear   x W + b
+//     total_m = first[row_m] + second[column_m] (+ third[slot_m]) + inputs(x_m) W or table(x_m),
+//     message_m = G(total_m) * factor, summed by row, or by itself (message_kernels.h: MessageKind)
 //
-// Only arguments are kept; what lies between is computed again for the gradient. Weights are constants: asking for
-// their derivatives, or for second ones, is an error. Results do not depend on the number of threads: a thread owns the
-// rows it sums to, and neighbours collect their gradients in the order of edges.
+// For the gradient, arguments are kept, and for the first messages (`most_kept`) what enters the gate; the rest is
+// computed again. Weights are constants: asking for their derivatives, or for second ones, is an error. Results do not
+// depend on the number of threads: a thread owns the rows it sums to, and neighbours collect their gradients in the
+// order of edges.
 #include "gated_message.h"
 
 #include <ATen/Functions.h>
@@ -15,6 +15,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -23,6 +24,7 @@
 
 #include "find_op.h"
 #include "flush_denormals.h"
+#include "recycled.h"
 
 namespace uip {
 namespace {
@@ -30,9 +32,12 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+using Two = std::tuple<Tensor, Tensor>;
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-constexpr int64_t centres_per_task = 8, rows_per_task = 96;
+constexpr int64_t centres_per_task = 8;
+/// Bytes of one call that are kept for its gradient: reading them takes less time than the product that gives them.
+constexpr int64_t most_kept = 48 << 20;
 
 // What the arguments of one call are, as pointers; tensors are contiguous and outlive it.
 template <typename T>
@@ -55,6 +60,13 @@ MessageWeights<T> weights_of(at::TensorList w, bool tabulated) {
   return weights;
 }
 
+/// How many of the messages are kept; none where they come from a table, which is as fast as memory.
+template <typename Int>
+Int num_kept(MessageKind kind, bool tabulated, const Int &num_messages, int64_t channels, size_t itemsize) {
+  if (kind == MessageKind::angles && tabulated) return Int(0);
+  return std::min<Int>(num_messages, Int(most_kept / (2 * channels * static_cast<int64_t>(itemsize))));
+}
+
 struct Arguments {
   MessageKind kind;
   bool norm, tabulated;
@@ -65,6 +77,9 @@ struct Arguments {
   int64_t channels() const { return first.size(1) / 2; }
   int64_t num_messages() const { return x.size(0); }
   int64_t num_centres() const { return lists[3].size(0) - 1; }
+  int64_t most_hidden() const {
+    return num_kept<int64_t>(kind, tabulated, num_messages(), channels(), first.element_size());
+  }
 };
 
 void check(const Arguments &a) {
@@ -112,7 +127,7 @@ Arguments contiguous(int64_t kind, bool norm, bool tabulated, int64_t num_radial
 }
 
 template <typename T>
-Messages<T> messages_of(const Arguments &a) {
+Messages<T> messages_of(const Arguments &a, const Tensor &hidden) {
   const bool radial = from_distance(a.kind) && !a.tabulated;
   return {a.kind,
           a.norm,
@@ -129,16 +144,18 @@ Messages<T> messages_of(const Arguments &a) {
           values<int64_t>(a.lists[1]),
           a.third.numel() ? values<int64_t>(a.lists[2]) : nullptr,
           values<int64_t>(a.lists[3]),
+          hidden.numel() ? const_cast<T *>(values<T>(hidden)) : nullptr,  // `forward` alone writes
+          hidden.size(0),
           weights_of<T>(a.weights, a.tabulated)};
 }
 
 bool is_summed(MessageKind kind) { return kind == MessageKind::edges || kind == MessageKind::bonds; }
 
 template <typename T>
-Tensor forward(const Arguments &a) {
-  const auto messages = messages_of<T>(a);
+Tensor forward(const Arguments &a, const Tensor &hidden) {
+  const auto messages = messages_of<T>(a, hidden);
   const std::array<int64_t, 2> shape{is_summed(a.kind) ? a.first.size(0) : a.num_messages(), a.channels()};
-  Tensor out = is_summed(a.kind) ? at::zeros(shape, a.first.options()) : at::empty(shape, a.first.options());
+  Tensor out = is_summed(a.kind) ? at::zeros(shape, a.first.options()) : recycled_empty(shape, a.first.options());
   if (a.num_messages() == 0) return out;
   T *place = out.mutable_data_ptr<T>();
   const auto run = message_kernels<T>(a.channels()).forward;
@@ -167,12 +184,17 @@ void collect(const Tensor &total, const Arguments &a, Tensor &out) {
 }
 
 template <typename T>
-Six backward(const Tensor &gradient, const Arguments &a) {
-  const auto messages = messages_of<T>(a);
+Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
+  TORCH_CHECK(hidden.is_contiguous() && hidden.size(0) <= a.num_messages() && hidden.size(1) == 2 * a.channels(),
+              "gated_message_backward must have what gated_message_forward kept, (at most ", a.num_messages(), ", ",
+              2 * a.channels(), "), got ", hidden.sizes());
+  const auto messages = messages_of<T>(a, hidden);
   const auto upstream = gradient.contiguous();
   std::array<Tensor, 6> found;
   const std::array<Tensor, 6> inputs{a.x, a.scale, a.first, a.second, a.third, a.factor};
-  for (size_t k = 0; k < inputs.size(); ++k) found[k] = k < 2 ? at::empty_like(inputs[k]) : at::zeros_like(inputs[k]);
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    found[k] = k < 2 ? recycled_empty(inputs[k].sizes(), inputs[k].options()) : at::zeros_like(inputs[k]);
+  }
   if (a.num_messages() == 0) return std::tuple_cat(found);
   // edges of several threads end at the same neighbour
   const bool apart = from_distance(a.kind) && at::get_num_threads() > 1 && a.num_centres() > centres_per_task;
@@ -188,50 +210,33 @@ Six backward(const Tensor &gradient, const Arguments &a) {
   return std::tuple_cat(found);
 }
 
+Tensor forward_of(const Arguments &a, const Tensor &hidden) {
+  return a.first.scalar_type() == at::kDouble ? forward<double>(a, hidden) : forward<float>(a, hidden);
+}
+
 Tensor gated_message(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x, const Tensor &scale,
                      const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
                      at::TensorList lists, at::TensorList weights) {
   const auto a = contiguous(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
-  return first.scalar_type() == at::kDouble ? forward<double>(a) : forward<float>(a);
+  return forward_of(a, a.first.new_empty({0, 2 * a.channels()}));
 }
 
-Six gated_message_backward(const Tensor &gradient, int64_t kind, bool norm, bool tabulated, int64_t num_radial,
-                           const Tensor &x, const Tensor &scale, const Tensor &first, const Tensor &second,
-                           const Tensor &third, const Tensor &factor, at::TensorList lists, at::TensorList weights) {
+/// The messages, and what enters the gate of the first of them, (K, 2 C), K <= M.
+Two gated_message_forward(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x,
+                          const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
+                          const Tensor &factor, at::TensorList lists, at::TensorList weights) {
   const auto a = contiguous(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
-  return first.scalar_type() == at::kDouble ? backward<double>(gradient, a) : backward<float>(gradient, a);
+  const Tensor hidden = recycled_empty({a.most_hidden(), 2 * a.channels()}, a.first.options());
+  return {forward_of(a, hidden), hidden};
 }
 
-template <typename T>
-Tensor product(const Tensor &x, const Tensor &panels, const Tensor &bias, int64_t outputs) {
-  Tensor out = at::empty({x.size(0), outputs}, x.options());
-  const T *from = values<T>(x), *right = values<T>(panels), *start = values<T>(bias);
-  T *to = out.numel() ? out.mutable_data_ptr<T>() : nullptr;
-  const auto run = message_kernels<T>(outputs).dense;
-  at::parallel_for(0, x.size(0), rows_per_task,
-                   [&](int64_t begin, int64_t end) { run(from, right, start, to, x.size(1), outputs, begin, end); });
-  return out;
-}
-
-Tensor packed_product(const Tensor &x, const Tensor &panels, const Tensor &bias, int64_t outputs) {
-  TORCH_CHECK(outputs % 8 == 0, "packed_linear must have a multiple of 8 outputs, got ", outputs);
-  TORCH_CHECK(x.dim() == 2 && panels.dim() == 3 && panels.size(1) == x.size(1) && panels.is_contiguous() &&
-                  panels.size(0) * panels.size(2) >= outputs && bias.is_contiguous(),
-              "packed_linear must have x (rows, K) and panels (N / L, K, L), got ", x.sizes(), " and ", panels.sizes());
-  TORCH_CHECK(x.scalar_type() == panels.scalar_type() && x.scalar_type() == bias.scalar_type(),
-              "packed_linear must have one dtype, got ", x.scalar_type(), " and ", panels.scalar_type());
-  const auto rows = x.contiguous();
-  return x.scalar_type() == at::kDouble ? product<double>(rows, panels, bias, outputs)
-                                        : product<float>(rows, panels, bias, outputs);
-}
-
-/// weights: panels of W and of its transpose, bias (N) or (0).
-Tensor packed_linear(const Tensor &x, at::TensorList weights, int64_t outputs) {
-  return packed_product(x, weights[0], weights[2], outputs);
-}
-
-Tensor packed_linear_backward(const Tensor &gradient, at::TensorList weights, int64_t inputs) {
-  return packed_product(gradient, weights[1], at::empty({0}, gradient.options()), inputs);
+Six gated_message_backward(const Tensor &gradient, const Tensor &hidden, int64_t kind, bool norm, bool tabulated,
+                           int64_t num_radial, const Tensor &x, const Tensor &scale, const Tensor &first,
+                           const Tensor &second, const Tensor &third, const Tensor &factor, at::TensorList lists,
+                           at::TensorList weights) {
+  const auto a = contiguous(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
+  return first.scalar_type() == at::kDouble ? backward<double>(gradient, hidden, a)
+                                            : backward<float>(gradient, hidden, a);
 }
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
@@ -242,27 +247,19 @@ Tensor gated_message_meta(int64_t kind, bool, bool, int64_t, const Tensor &x, co
   return first.new_empty_symint({rows, first.sym_size(1) / 2});
 }
 
-Six gated_message_backward_meta(const Tensor &, int64_t, bool, bool, int64_t, const Tensor &x, const Tensor &scale,
-                                const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
-                                at::TensorList, at::TensorList) {
+Two gated_message_forward_meta(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x,
+                               const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
+                               const Tensor &factor, at::TensorList lists, at::TensorList weights) {
+  const int64_t channels = first.sym_size(1).guard_int(__FILE__, __LINE__) / 2;
+  const auto kept = num_kept(MessageKind{kind}, tabulated, x.sym_size(0), channels, first.element_size());
+  return {gated_message_meta(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights),
+          first.new_empty_symint({kept, c10::SymInt(2 * channels)})};
+}
+
+Six gated_message_backward_meta(const Tensor &, const Tensor &, int64_t, bool, bool, int64_t, const Tensor &x,
+                                const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
+                                const Tensor &factor, at::TensorList, at::TensorList) {
   return {new_like(x), new_like(scale), new_like(first), new_like(second), new_like(third), new_like(factor)};
-}
-
-Tensor packed_linear_meta(const Tensor &x, at::TensorList, int64_t outputs) {
-  return x.new_empty_symint({x.sym_size(0), c10::SymInt(outputs)});
-}
-
-Tensor packed_linear_backward_meta(const Tensor &gradient, at::TensorList weights, int64_t inputs) {
-  return packed_linear_meta(gradient, weights, inputs);
-}
-
-void check_constant(at::TensorList weights) {
-  if (!at::GradMode::is_enabled()) return;
-  for (const auto &weight : weights) {
-    TORCH_CHECK(!weight.requires_grad(),
-                "weights must be constants here (requires_grad_(False)): fused messages have derivatives with respect "
-                "to geometry and features alone");
-  }
 }
 
 class GatedMessage : public torch::autograd::Function<GatedMessage> {
@@ -271,8 +268,11 @@ class GatedMessage : public torch::autograd::Function<GatedMessage> {
                         const Tensor &x, const Tensor &scale, const Tensor &first, const Tensor &second,
                         const Tensor &third, const Tensor &factor, const std::vector<Tensor> &lists,
                         const std::vector<Tensor> &weights) {
-    static const auto op = find_op<decltype(gated_message)>("uip::gated_message");
-    variable_list saved{x, scale, first, second, third, factor};
+    static const auto op = find_op<decltype(gated_message_forward)>("uip::gated_message_forward");
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto [messages, hidden] =
+        op.call(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
+    variable_list saved{hidden, x, scale, first, second, third, factor};
     saved.insert(saved.end(), lists.begin(), lists.end());
     saved.insert(saved.end(), weights.begin(), weights.end());
     context->save_for_backward(saved);
@@ -280,39 +280,20 @@ class GatedMessage : public torch::autograd::Function<GatedMessage> {
     context->saved_data["norm"] = norm;
     context->saved_data["tabulated"] = tabulated;
     context->saved_data["num_radial"] = num_radial;
-    at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
+    return messages;
   }
 
   static variable_list backward(AutogradContext *context, const variable_list &gradients) {
     static const auto op = find_op<decltype(gated_message_backward)>("uip::gated_message_backward");
     const auto s = context->get_saved_variables();
-    const std::vector<Tensor> lists(s.begin() + 6, s.begin() + 12), weights(s.begin() + 12, s.end());
+    const std::vector<Tensor> lists(s.begin() + 7, s.begin() + 13), weights(s.begin() + 13, s.end());
     const auto &data = context->saved_data;
     const auto [x, scale, first, second, third, factor] =
-        op.call(gradients[0], data.at("kind").toInt(), data.at("norm").toBool(), data.at("tabulated").toBool(),
-                data.at("num_radial").toInt(), s[0], s[1], s[2], s[3], s[4], s[5], lists, weights);
+        op.call(gradients[0], s[0], data.at("kind").toInt(), data.at("norm").toBool(), data.at("tabulated").toBool(),
+                data.at("num_radial").toInt(), s[1], s[2], s[3], s[4], s[5], s[6], lists, weights);
     variable_list result{Tensor(), Tensor(), Tensor(), Tensor(), x, scale, first, second, third, factor};
     result.resize(12);
     return result;
-  }
-};
-
-class PackedLinear : public torch::autograd::Function<PackedLinear> {
- public:
-  static Tensor forward(AutogradContext *context, const Tensor &x, const std::vector<Tensor> &weights,
-                        int64_t outputs) {
-    static const auto op = find_op<decltype(packed_linear)>("uip::packed_linear");
-    context->save_for_backward(weights);
-    context->saved_data["inputs"] = x.sym_size(1).guard_int(__FILE__, __LINE__);
-    at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(x, weights, outputs);
-  }
-
-  static variable_list backward(AutogradContext *context, const variable_list &gradients) {
-    static const auto op = find_op<decltype(packed_linear_backward)>("uip::packed_linear_backward");
-    const auto weights = context->get_saved_variables();
-    return {op.call(gradients[0], weights, context->saved_data["inputs"].toInt()), Tensor(), Tensor()};
   }
 };
 
@@ -320,49 +301,47 @@ Tensor gated_message_autograd(int64_t kind, bool norm, bool tabulated, int64_t n
                               const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
                               const Tensor &factor, at::TensorList lists, at::TensorList weights) {
   check_constant(weights);
+  bool wanted = false;
+  for (const auto &t : {x, scale, first, second, third, factor}) wanted = wanted || t.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) {
+    static const auto op = find_op<decltype(gated_message)>("uip::gated_message");
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.call(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists, weights);
+  }
   return GatedMessage::apply(kind, norm, tabulated, num_radial, x, scale, first, second, third, factor, lists.vec(),
                              weights.vec());
 }
 
-Tensor packed_linear_autograd(const Tensor &x, at::TensorList weights, int64_t outputs) {
-  check_constant(weights);
-  return PackedLinear::apply(x, weights.vec(), outputs);
-}
+#define UIP_MESSAGE                                                                                                   \
+  "int kind, bool norm, bool tabulated, int num_radial, Tensor x, Tensor scale, Tensor first, Tensor second, Tensor " \
+  "third, Tensor factor, Tensor[] lists, Tensor[] weights)"
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
-  library.def(
-      "gated_message(int kind, bool norm, bool tabulated, int num_radial, Tensor x, Tensor scale, Tensor first, Tensor "
-      "second, "
-      "Tensor third, Tensor factor, Tensor[] lists, Tensor[] weights) -> Tensor");
-  library.def(
-      "gated_message_backward(Tensor gradient, int kind, bool norm, bool tabulated, int num_radial, Tensor x, Tensor "
-      "scale, "
-      "Tensor first, Tensor second, Tensor third, Tensor factor, Tensor[] lists, Tensor[] weights) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  library.def("packed_linear(Tensor x, Tensor[] weights, int outputs) -> Tensor");
-  library.def("packed_linear_backward(Tensor gradient, Tensor[] weights, int inputs) -> Tensor");
+  library.def("gated_message(" UIP_MESSAGE " -> Tensor");
+  library.def("gated_message_forward(" UIP_MESSAGE " -> (Tensor, Tensor)");
+  library.def("gated_message_backward(Tensor gradient, Tensor hidden, " UIP_MESSAGE
+              " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
+
+#undef UIP_MESSAGE
 
 TORCH_LIBRARY_IMPL(uip, CPU, library) {
   library.impl("gated_message", &gated_message);
+  library.impl("gated_message_forward", &gated_message_forward);
   library.impl("gated_message_backward", &gated_message_backward);
-  library.impl("packed_linear", &packed_linear);
-  library.impl("packed_linear_backward", &packed_linear_backward);
 }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
   library.impl("gated_message", &gated_message_meta);
+  library.impl("gated_message_forward", &gated_message_forward_meta);
   library.impl("gated_message_backward", &gated_message_backward_meta);
-  library.impl("packed_linear", &packed_linear_meta);
-  library.impl("packed_linear_backward", &packed_linear_backward_meta);
 }
 
 TORCH_LIBRARY_IMPL(uip, Autograd, library) {
   library.impl("gated_message", &gated_message_autograd);
-  library.impl("packed_linear", &packed_linear_autograd);
   // a second derivative must be an error, never zero
+  library.impl("gated_message_forward", torch::autograd::autogradNotImplementedFallback());
   library.impl("gated_message_backward", torch::autograd::autogradNotImplementedFallback());
-  library.impl("packed_linear_backward", torch::autograd::autogradNotImplementedFallback());
 }
 
 }  // namespace

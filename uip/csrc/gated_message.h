@@ -1,5 +1,8 @@
-// Which kernels of messages this processor runs (message_kernels.h).
+// Which kernels of messages this processor runs (message_kernels.h), and what ops with packed weights share.
 #pragma once
+
+#include <ATen/core/IListRef.h>
+#include <ATen/core/Tensor.h>
 
 #include "message_kernels.h"
 
@@ -9,5 +12,8 @@ namespace uip {
 /// (generic, avx2, avx512), read once, rules out better ones: for comparisons.
 template <typename T>
 const MessageKernels<T> &message_kernels(int64_t columns);
+
+/// Error: a derivative by weights is wanted; ops with packed weights have none.
+void check_constant(at::TensorList weights);
 
 }  // namespace uip

@@ -57,6 +57,8 @@ struct Messages {
   const T *factor;                     ///< (., C), by column; of bonds
   const int64_t *row, *column, *slot;  ///< (M); slot -1: none
   const int64_t *offsets;              ///< messages of centre i: offsets[i] .. offsets[i + 1]
+  T *hidden;                           ///< (M, 2 C): what enters the gate, written by `forward`, read by `backward`
+  int64_t kept;                        ///< of the first `kept` messages; that of others is computed again
   MessageWeights<T> weights;
 };
 

@@ -1,7 +1,8 @@
 """CHGNet for inference on a CPU: the formulas of `uip.models.chgnet`, with packed weights and fused messages.
 
-Only what has no size of an edge or angle times channels is kept for the gradient: inputs of messages, which the kernels
-compute again. Has first derivatives with respect to geometry alone, and the same digits on any number of threads.
+For the gradient are kept the inputs of messages, which the kernels compute again, and part of what enters gates
+(csrc/gated_message.cpp). Has first derivatives with respect to geometry alone, and the same digits on any number of
+threads.
 """
 
 from __future__ import annotations
