@@ -341,6 +341,9 @@ def test_programs_hold_the_ops_and_no_sum_in_any_order() -> None:
 def test_a_table_is_its_function() -> None:
     table = Table(lambda x: torch.stack([torch.sin(9.0 * x), torch.exp(-x)], dim=1), 2.0, 9.0)
     x = torch.arange(table.rows.shape[0], dtype=torch.float64) / table.per_length
+    assert x[-1] >= 2.0
+    r = torch.rand(100, dtype=torch.float32)
+    assert torch.equal((r * table.per_length).double(), r.double() * table.per_length)  # no rounding
     assert_close(table.rows[1:, 0, 0], torch.sin(9.0 * x[1:]), 1e-14)
     assert_close(table.rows[:-1, 1], table.rows[1:, 0] - table.rows[:-1, 0], 1e-15)
     assert_close(table.rows[1:, 2, 0], 9.0 * torch.cos(9.0 * x[1:]) / table.per_length, 1e-14)
