@@ -36,6 +36,35 @@ def test_stress_in_ase_order() -> None:
     np.testing.assert_allclose(atoms.get_stress(), numeric, rtol=1e-4, atol=1e-7)
 
 
+def test_energies_without_forces() -> None:
+    """The same energies, without a gradient; what needs one is refused."""
+    atoms = systems.nio()
+    atoms.calc = Calculator("chgnet-0.3.0")
+    energy, moments = atoms.get_potential_energy(), atoms.get_magnetic_moments()
+    assert "forces" in atoms.calc.results
+    atoms.calc.set(forces=False)
+    assert atoms.get_potential_energy() == energy
+    np.testing.assert_array_equal(atoms.get_magnetic_moments(), moments)
+    for refused in (atoms.get_forces, atoms.get_stress, atoms.get_stresses):
+        with pytest.raises(PropertyNotImplementedError):
+            refused()
+    atoms.calc.set(forces=True)
+    assert atoms.get_forces().shape == (8, 3)
+
+
+def test_energies_without_forces_of_other_readouts() -> None:
+    atoms = systems.si_rattled()
+    for model in (random_allscaip(), random_chgnet()):
+        full, energies = Calculator(model), Calculator(model, forces=False)
+        assert energies.get_potential_energy(atoms) == pytest.approx(full.get_potential_energy(atoms), rel=1e-6)
+        assert "forces" not in energies.results
+
+
+def test_a_file_has_no_energies_without_forces() -> None:
+    with pytest.raises(ValueError, match=r"`forces=False` needs a model, got the exported file 'x\.pt2'"):
+        Calculator("x.pt2", forces=False)
+
+
 def test_a_molecule_has_no_stress() -> None:
     atoms = systems.water()
     atoms.calc = Calculator("chgnet-0.3.0")

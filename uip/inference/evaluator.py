@@ -24,7 +24,7 @@ from uip.graph.neighbors import NeighborList
 from uip.graph.structure import Structure
 from uip.inference.fork import survive_fork
 from uip.models.potential import Evaluable, Potential
-from uip.models.readout import assemble_outputs, run_model
+from uip.models.readout import assemble_outputs, run_energies, run_model
 from uip.program.reader import Program, load_program
 
 PROGRAM_SUFFIXES = (".pt2", ".pt")
@@ -42,6 +42,8 @@ class Evaluator:
     run: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor | None]]
     """From a superset of the potential's inputs to its outputs, by name of `uip.schema`: energies of atoms and
     gradients, or forces."""
+    forces: bool = True
+    """False: `run` gives energies and magnetic moments alone."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while the potential runs."""
 
@@ -54,8 +56,11 @@ class Evaluator:
     def properties(self) -> tuple[str, ...]:
         """Names in ASE of all outputs but energies."""
         outputs = self.potential.program_outputs
+        magmoms = ("magmoms", "magmom") if "magmoms" in outputs else ()
+        if not self.forces:
+            return magmoms
         stress = ("stress", "stresses") if "edge_grad" in outputs else ()
-        return ("forces", *stress, *(("magmoms", "magmom") if "magmoms" in outputs else ()))
+        return ("forces", *stress, *magmoms)
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -88,8 +93,8 @@ class Evaluator:
 
 def check_finite(outputs: Outputs, name: str) -> Outputs:
     """Raises FloatingPointError if an energy or force is not a finite number."""
-    assert outputs.forces is not None
-    if not bool(torch.isfinite(outputs.energy).all() and torch.isfinite(outputs.forces).all()):
+    present = [value for value in (outputs.energy, outputs.forces) if value is not None]
+    if not all(bool(torch.isfinite(value).all()) for value in present):
         raise FloatingPointError(
             f"'{name}' gave an energy or force that is not a finite number; "
             "the structure is far outside the training data, look for atoms that are too close"
@@ -103,6 +108,7 @@ def load_evaluator(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     trusted: str | Path | None = None,
+    forces: bool = True,
 ) -> Evaluator:
     """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
@@ -111,10 +117,16 @@ def load_evaluator(
         dtype: "float32", "float64", "bfloat16" (`uip.checkpoint.for_inference`) or torch's own; None: float32, or that
             of a model or a program.
         trusted: see `uip.program.reader.load_program`; only for programs.
+        forces: False: energies and magnetic moments alone; not for programs.
     """
     survive_fork()
     device, dtype = None if device is None else str(device), None if dtype is None else dtype_name(dtype)
     if not isinstance(source, Potential) and Path(source).suffix in PROGRAM_SUFFIXES:
+        if not forces:
+            raise ValueError(
+                f"`forces=False` needs a model, got the exported file '{source}', whose program computes energies "
+                "together with their gradient; use a published name, a checkpoint or a model"
+            )
         program = load_program(source, device_index=_index(device), trusted=trusted)
         return _from_program(program, device, dtype)
     if trusted is not None:
@@ -126,7 +138,7 @@ def load_evaluator(
         model = for_inference(deepcopy(source), dtype=dtype or source.precision, device=device or "cpu")
     else:
         model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
-    return Evaluator(model, partial(run_model, model))
+    return Evaluator(model, partial(run_model if forces else run_energies, model), forces)
 
 
 def _described(source: str | Path | Potential) -> str:

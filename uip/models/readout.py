@@ -72,6 +72,13 @@ def run_model(
     return results if create_graph else {name: _detach(value) for name, value in results.items()}
 
 
+def run_energies(model: Potential, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """`run_model` without gradients: energies of atoms and magnetic moments."""
+    with torch.no_grad():
+        output = model(**{name: inputs[name] for name in model.inputs})
+    return {"node_energy": output.node_energy, "magmoms": output.magmoms}
+
+
 def _detach(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach()
 
@@ -88,7 +95,7 @@ def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outp
     energy = total_energy(node_energy, graph)
     magmoms, edge_grad = tensors.get("magmoms"), tensors.get("edge_grad")
     if edge_grad is None:
-        return Outputs(energy=energy, node_energy=node_energy, forces=tensors["forces"], magmoms=magmoms)
+        return Outputs(energy=energy, node_energy=node_energy, forces=tensors.get("forces"), magmoms=magmoms)
     forces = forces_from_edge_grad(edge_grad, graph.edge_index, graph.num_atoms)
     edge_graph = graph.graph_index.index_select(0, graph.edge_index[0])
     strain = strain_gradient(graph.edge_vec, edge_grad, edge_graph, graph.num_graphs)
