@@ -22,7 +22,7 @@ class Tile {
     const int64_t channels = C(), inputs = m_.inputs;
     const int64_t size =
         tile_rows * (4 * 2 * channels + 3 * channels + channels + 3 * inputs) + 2 * channels + 2 * tile_rows;
-    memory_ = new T[size + panel<T>]();
+    memory_ = new T[size + panel<T>];  // what pads a tile is computed with, but never read
     T *place = memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64 / sizeof(T);
     const int64_t layer = tile_rows * 2 * channels;
     first_ = place;
