@@ -18,6 +18,8 @@ namespace {
 
 namespace utils = LAMMPS_NS::utils;
 
+constexpr int longest_text = 1 << 20;  // of a path, settings or element names in a restart file
+
 void write_text(FILE *file, const std::string &text) {
   const auto length = static_cast<int>(text.size());
   std::fwrite(&length, sizeof(length), 1, file);
@@ -27,6 +29,9 @@ void write_text(FILE *file, const std::string &text) {
 std::string read_text(FILE *file, LAMMPS_NS::Error *error) {
   int length = 0;
   utils::sfread(FLERR, &length, sizeof(length), 1, file, nullptr, error);
+  if (length < 0 || length > longest_text) {
+    error->one(FLERR, "pair_style uip: the restart file is damaged; use another one");
+  }
   std::string text(length, ' ');
   utils::sfread(FLERR, text.data(), 1, length, file, nullptr, error);
   return text;

@@ -17,6 +17,8 @@ bool has(const std::vector<std::string> &names, const char *name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+constexpr double largest_skin = 10.0;  // nm; with more, every pair of atoms is a candidate
+
 std::string symbol(int atomic_number) {
   try {
     return element_symbol(atomic_number);
@@ -81,8 +83,9 @@ UipForce::UipForce(std::shared_ptr<const ModelFile> model, Settings settings)
   check_particles(settings_);
   check_elements(model_->metadata(), settings_.atomic_numbers);
   check_charge_and_spin(model_->metadata(), settings_.charge, settings_.spin);
-  if (!(settings_.skin >= 0.0)) {
-    throw OpenMMException("`skin` must be 0 nm or more, got " + std::to_string(settings_.skin));
+  if (!(settings_.skin >= 0.0 && settings_.skin <= largest_skin)) {
+    throw OpenMMException("`skin` must be 0 .. " + std::to_string(largest_skin) + " nm, got " +
+                          std::to_string(settings_.skin));
   }
   setName("UipForce");
 }

@@ -1,8 +1,9 @@
 """Rates of libuip's message kernels inside an evaluation: floating-point operations counted, times by torch.profiler.
 
 A message multiplies C x C matrices (C channels); its gradient computes them again and multiplies with their transposes.
-Numbers of C x C matrices that a message is multiplied with, by kind (`uip.nn.fused`); with tables the first layer needs
-none, and of edges it is K x 3C otherwise, with K - 1 radial functions:
+The last layer is not computed again for messages whose result was kept. Numbers of C x C matrices that a message is
+multiplied with if nothing is kept, by kind (`uip.nn.fused`); with tables the first layer needs none, and of edges it is
+K x 3C otherwise, with K - 1 radial functions:
 
     kind              first layer   second layer   forward   gradient
     edges, tables     0             2              2         4
@@ -25,7 +26,9 @@ from torch.profiler import ProfilerActivity, profile
 from uip.graph.ase_io import structure_from_atoms
 from uip.nn.fused import ANGLES, BONDS, EDGE_ROWS, EDGES
 
-FORWARD, BACKWARD = "uip::gated_message", "uip::gated_message_backward"
+BACKWARD = "uip::gated_message_backward"
+OPS = ("uip::gated_message", "uip::gated_message_forward", BACKWARD)
+"""The first alone, or around the second."""
 NAMES = {EDGES: "edges", BONDS: "bonds", ANGLES: "angles", EDGE_ROWS: "edges"}
 SIZE = 1024
 """Of the square matrices whose product is the peak."""
@@ -33,13 +36,13 @@ SIZE = 1024
 
 def flops(kind: int, tabulated: bool, num_radial: int, messages: int, channels: int) -> int:
     """Operations of the products of a message op, forward; the gradient has twice as many."""
-    second = 0 if kind == ANGLES else 2 * channels**2
     if tabulated:
         first = 0
     elif NAMES[kind] == "edges":
         first = 3 * channels * (num_radial + 1)
     else:
         first = 2 * channels**2
+    second = 0 if kind == ANGLES else 2 * channels**2
     return 2 * messages * (first + second)
 
 
@@ -59,18 +62,21 @@ def described(event: Any) -> tuple[str, str, int]:
     x, first = event.input_shapes[start + 4], event.input_shapes[start + 6]
     count = flops(kind, tabulated, num_radial, x[0], first[1] // 2)
     name = NAMES[kind] + (", tables" if tabulated else "")
-    return name, "gradient" if backward else "forward", 2 * count if backward else count
+    if not backward:
+        return name, "forward", count
+    kept, width = event.input_shapes[1]  # 2 C
+    return name, "gradient", 2 * count - kept * width**2
+
+
+def is_outermost(event: Any) -> bool:
+    return event.name in OPS and (event.cpu_parent is None or event.cpu_parent.name not in OPS)
 
 
 def profiled(call: Any) -> list[tuple[tuple[str, str, int], float]]:
     """What each message op is, and its seconds, in the order of one evaluation."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         call()
-    return [
-        (described(event), 1e-6 * event.cpu_time_total)
-        for event in profiler.events()
-        if event.name in (FORWARD, BACKWARD)
-    ]
+    return [(described(event), 1e-6 * event.cpu_time_total) for event in profiler.events() if is_outermost(event)]
 
 
 def rates(evaluator: Any, name: str, rounds: int) -> list[dict[str, Any]]:

@@ -73,6 +73,17 @@ def test_a_restart_from_another_folder(folder: Path) -> None:
     assert run.code == 0, run.text
 
 
+def test_a_damaged_restart_file(folder: Path) -> None:
+    """The length of the model's path, before it."""
+    assert run_lammps(folder, START + COEFF + "run 0\nwrite_restart begin\n", 1).code == 0
+    content = (folder / "begin").read_bytes()
+    place = content.index(str(folder).encode()) - 1
+    (folder / "begin").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    run = run_lammps(folder, "read_restart begin\nrun 0\n", 2)
+    assert run.code != 0
+    assert "ERROR on proc 0: pair_style uip: the restart file is damaged; use another one" in run.text
+
+
 def test_a_restart_without_a_model(folder: Path) -> None:
     """`write_restart ... noinit` before pair_coeff."""
     run = run_lammps(folder, START + "write_restart begin noinit\n", 2)

@@ -61,6 +61,8 @@ def test_a_particle_twice() -> None:
         ({"periodic": None}, "`periodic` must be True or False, got None"),
         ({"embed": "x"}, "`embed` must be True or False, got 'x'"),
         ({"group": "first"}, "`group` must be a whole number, got 'first'"),
+        ({"skin": "x"}, "`skin` must be a number, got 'x'"),
+        ({"scale_parameter": 5}, "`scale_parameter` must be a name like 'scale', got '5'"),
         ({"scale_parameter": ""}, "`scale_parameter` must be a name like 'scale', got ''"),
     ],
 )
@@ -70,8 +72,9 @@ def test_arguments_of_another_kind(settings: dict[str, Any], message: str) -> No
 
 
 def test_negative_skin() -> None:
-    with pytest.raises(Refused, match=r"`skin` must be 0 nm or more, got -0\.1"):
-        create_force(small(), WATER, periodic=False, skin=-1.0)
+    for skin in (-1.0, 1e9):
+        with pytest.raises(Refused, match=r"`skin` must be 0 \.\. 10\.0+ nm, got "):
+            create_force(small(), WATER, periodic=False, skin=skin)
 
 
 def test_charge_and_spin_that_the_model_does_not_read() -> None:

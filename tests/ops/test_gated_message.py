@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -429,6 +430,22 @@ def test_interpolation_refuses_other_tables_and_second_derivatives() -> None:
     (slope,) = torch.autograd.grad(torch.ops.uip.interpolate(x, table).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"not implemented|does not require grad|derivative"):
         torch.autograd.grad(slope.sum(), x)
+
+
+def test_a_second_thread_works() -> None:
+    """libuip without OpenMP would do all on the thread that calls."""
+    table, before = torch.randn(64, 4, 8, dtype=torch.float64), torch.get_num_threads()
+    x = torch.rand(1_000_000, dtype=torch.float64)
+    torch.set_num_threads(2)
+    try:
+        torch.ops.uip.interpolate(x, table)
+        total, own = time.process_time(), time.thread_time()
+        for _ in range(5):
+            torch.ops.uip.interpolate(x, table)
+        total, own = time.process_time() - total, time.thread_time() - own
+    finally:
+        torch.set_num_threads(before)
+    assert total - own > 0.25 * total
 
 
 def test_threads_and_runs_do_not_change_a_program() -> None:

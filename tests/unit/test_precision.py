@@ -8,11 +8,14 @@ import ase
 import numpy as np
 import pytest
 import systems
+import torch
 from conftest import random_allscaip, random_chgnet
 from export_files import exported, source
+from typer.testing import CliRunner
 
 import uip
-from uip.checkpoint import for_inference
+from uip.checkpoint import for_inference, save_checkpoint
+from uip.cli.app import app
 from uip.inference.evaluator import load_evaluator
 from uip.program.writer import export_model
 
@@ -77,3 +80,13 @@ def test_chgnet_offers_neither(tmp_path: Path) -> None:
         uip.Calculator("chgnet-0.3.0", dtype="bfloat16")
     with pytest.raises(ValueError, match="`recompute` is not offered by chgnet; leave it out"):
         export_model(random_chgnet(), tmp_path / "x.pt", recompute=True)
+
+
+def test_the_command_exports_constants_in_float64(tmp_path: Path) -> None:
+    """A checkpoint of float32 weights: constants of its bases are not rounded to float32 on the way."""
+    save_checkpoint(random_allscaip(num_layers=1, angular=True).to(torch.float32), tmp_path / "model.ckpt")
+    paths = [str(tmp_path / name) for name in ("model.ckpt", "model.pt")]
+    command = ["export", paths[0], "-o", paths[1], "--dtype", "float64"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    eager, program = (forces_of(systems.water(), model=paths[k], **({"dtype": "float64"}, {})[k]) for k in (0, 1))
+    np.testing.assert_allclose(program, eager, rtol=0, atol=1e-12)

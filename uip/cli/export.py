@@ -35,7 +35,7 @@ def export(
 
         check_output(output, (".pt2", ".pt"), force=force)
         _check_target(target, structure, device, sign)
-        loaded = load_model(model)
+        loaded = load_model(model, dtype="float64")  # constants are computed in it, and rounded only in the program
         if structure is not None:
             _export_torchforce(loaded, output, structure, dtype)
             return

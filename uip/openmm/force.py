@@ -60,8 +60,10 @@ def create_force(
         raise ValueError(
             f"`particles` must name a place for each of the {len(atomic_numbers)} atomic numbers, got {len(places)}"
         )
-    if scale_parameter is not None and not scale_parameter.isidentifier():
+    if scale_parameter is not None and not str(scale_parameter).isidentifier():
         raise ValueError(f"`scale_parameter` must be a name like 'scale', got '{scale_parameter}'")
+    if isinstance(skin, str):
+        raise TypeError(f"`skin` must be a number, got '{skin}'")
     charge, spin = whole_number("charge", charge), whole_number("spin", spin)
     group = whole_number("group", group)
     flags = {"periodic": _flag("periodic", periodic), "embed": _flag("embed", embed)}

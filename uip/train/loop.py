@@ -83,6 +83,8 @@ def train(
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     if resume and (folder / "last.ckpt").exists():
         resume_from(state, config, folder / "last.ckpt")
+    elif resume:
+        report(f"no checkpoint in {folder}: a new run starts")
     # paths may differ between machines; file contents are compared below
     same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
