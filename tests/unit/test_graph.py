@@ -81,14 +81,13 @@ def test_to_casts_real_tensors_only() -> None:
         assert (value.dtype == torch.float32) == (FIELDS[name].dtype == "real"), name
 
 
-@pytest.mark.parametrize("num_graphs", [1, 2])
-def test_virials_are_summed_in_float64(num_graphs: int) -> None:
+def test_the_virial_of_one_structure_is_summed_in_float64() -> None:
     """Terms that cancel to one part in a million."""
     torch.manual_seed(0)
     vectors, gradients = torch.randn(4000, 3), torch.randn(4000, 3)
     vectors, gradients = torch.cat([vectors, -vectors]), torch.cat([gradients, gradients * (1.0 + 1e-6)])
-    edge_graph = torch.arange(8000) % num_graphs
-    got = strain_gradient(vectors, gradients, edge_graph, num_graphs)
-    expected = strain_gradient(vectors.double(), gradients.double(), edge_graph, num_graphs)
+    edge_graph = torch.zeros(8000, dtype=torch.int64)
+    got = strain_gradient(vectors, gradients, edge_graph, 1)
+    expected = strain_gradient(vectors.double(), gradients.double(), edge_graph, 1)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected.float(), rtol=1e-6, atol=1e-9)

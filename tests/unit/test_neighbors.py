@@ -102,8 +102,8 @@ def test_one_list_for_lists_and_arrays() -> None:
     ("change", "message"),
     [
         (lambda a: a[:0], "at least one atom, got none"),
-        (lambda a: _moved(a, 3, np.nan), "NaN or infinity, first atom 3"),
-        (lambda a: _moved(a, 2, np.inf), "NaN or infinity, first atom 2"),
+        (lambda a: _moved(a, 3, np.nan), "those of 1 of 8 atoms are not, first atom 3"),
+        (lambda a: _moved(a, 2, np.inf), "those of 1 of 8 atoms are not, first atom 2"),
         (lambda a: _celled(a, [0, 0, 0]), "independent vectors"),
         (lambda a: _celled(a, [[4, 0, 0], [0, 4, 0], [4, 4, 0]]), "independent vectors"),
         (lambda a: _celled(a, [[np.nan, 0, 0], [0, 4, 0], [0, 0, 4]]), "finite \\(3, 3\\) matrix"),
