@@ -67,7 +67,6 @@ template <typename T>
 struct MessageGradients {
   const T *output;
   T *x, *scale, *first, *second, *third, *factor;
-  T *total;  ///< (M, 2 C): instead of `second`, of edges; null: `second`
 };
 
 template <typename T>

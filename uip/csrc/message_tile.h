@@ -257,7 +257,7 @@ class Tile {
   UIP_INLINE void spread(int64_t message, int r, const MessageGradients<T> &to) {
     T *total = backward_ + r * 3 * C();
     T *a = to.first + m_.row[message] * 2 * C();
-    T *b = to.total ? to.total + message * 2 * C() : to.second + m_.column[message] * 2 * C();
+    T *b = to.second + m_.column[message] * 2 * C();
     const int64_t slot = m_.slot ? m_.slot[message] : -1;
     T *c = slot < 0 ? nullptr : to.third + slot * 2 * C();
     const T *s = sigmoid_ + r * 2 * C(), *z = silu_ + r * 2 * C();
@@ -270,7 +270,7 @@ class Tile {
         store<T>(total + k, d);
       }
       store<T>(a + k, load<T>(a + k) + d);
-      store<T>(b + k, to.total ? d : load<T>(b + k) + d);
+      store<T>(b + k, load<T>(b + k) + d);
       if (c) store<T>(c + k, load<T>(c + k) + d);
     }
   }
