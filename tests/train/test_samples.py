@@ -14,7 +14,7 @@ from uip.checkpoint import read_training
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.prefetch import prefetch
-from uip.data.sampler import CostModel, cost_model, equal_batches
+from uip.data.sampler import CostModel, cost_model
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.readout import evaluate
 from uip.train.config import make_config
@@ -102,12 +102,6 @@ def test_costs_follow_the_architecture(data: Path) -> None:
     np.testing.assert_allclose(CostModel(1.0, 2.0, 3.0)(structures), atoms + 2.0 * edges + 3.0 * angles)
     assert cost_model("chgnet") == CostModel()
     np.testing.assert_allclose(cost_model("allscaip")(structures), 30.0 * atoms + atoms**2)
-
-
-def test_no_batch_is_a_small_rest() -> None:
-    assert [len(part) for part in equal_batches(np.arange(10), 4)] == [4, 3, 3]
-    assert [len(part) for part in equal_batches(np.arange(8), 4)] == [4, 4]
-    assert equal_batches(np.arange(0), 4) == []
 
 
 def test_each_step_is_watched_and_the_code_is_known(data: Path, tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ class Store:
         """Text and numbers of `atoms.info` of each structure."""
         return [json.loads(line) for line in (self.folder / "info.jsonl").read_text(encoding="utf-8").splitlines()]
 
+    def num_labels(self, name: str) -> NDArray[np.int64]:
+        """Number of labelled values of each structure, (B,); a label is known for all of a structure or not at all."""
+        array = self.arrays[name]
+        if array is None or not len(self):
+            return np.zeros(len(self), dtype=np.int64)
+        first = array[self.starts[name]].reshape(len(self), -1)
+        return np.isfinite(first[:, 0]) * self.counts[_letter(name)] * first.shape[1]
+
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, with its shape and dtype."""
         array = self.arrays[name]

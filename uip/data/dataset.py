@@ -140,6 +140,10 @@ class Dataset:
         """Number of rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
         return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
 
+    def num_labels(self, name: str) -> int:
+        """Number of labelled values of all samples, for example three forces per atom."""
+        return int(np.concatenate([store.num_labels(name) for store in self.stores])[self.chosen].sum())
+
     def digest(self) -> str:
         """Hash of the sizes and energies of all samples, to compare data sets."""
         total = hashlib.sha256(self.chosen.tobytes())

@@ -3,6 +3,7 @@
 The order of an epoch is a function of seed and epoch, not of the number of ranks, so a run on other hardware
 uses the same batches. Within a step, structures are assigned to ranks greedily: in order of decreasing modelled
 cost, each to the rank with the lowest cost so far. `isolate_large` composes batches for which this balances well.
+Batches differ in size; the loss (`uip/train/loss.py`) gives each label the same weight in every batch.
 """
 
 from __future__ import annotations
@@ -53,13 +54,10 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Integers:
     return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
-def equal_batches(order: Integers, batch_size: int) -> list[Integers]:
-    """Batches of at most `batch_size`, as few as possible, with sizes that differ by at most one."""
-    return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
-
-
 def epoch_batches(costs: Floats, batch_size: int, seed: int, epoch: int, num_shards: int = 1) -> list[Integers]:
-    """The batches of an epoch, each structure once; a function of the arguments only.
+    """The batches of an epoch, each structure once, at most `batch_size` in each; a function of the arguments only.
+
+    The number of batches is the same in every epoch.
 
     Args:
         num_shards: number of shards of equal cost into which batches can be divided; at least the number of ranks.
@@ -79,16 +77,17 @@ def isolate_large(
     structures get separate batches, one structure per shard, with structures of similar cost (a few percent of
     noise changes the grouping from epoch to epoch). The other structures keep their order.
     """
-    limit = largest_balanced(costs, batch_size, num_shards)
+    limit = largest_balanced(costs, batch_size, num_shards) if num_shards > 1 else np.inf
     light, heavy = order[costs[order] <= limit], order[costs[order] > limit]
     heavy = heavy[np.argsort(-costs[heavy] * rng.uniform(0.97, 1.0, len(heavy)), kind="stable")]
     groups = [heavy[k : k + num_shards] for k in range(0, len(heavy), num_shards)]
+    num_light = -(-len(light) // batch_size)
     if groups and len(groups[-1]) < num_shards:  # fewer than one per shard: fill up with light structures
+        space = min(batch_size - len(groups[-1]), len(light) - num_light)  # no other batch becomes empty
         room = num_shards * costs[groups[-1]].max() - costs[groups[-1]].sum()
-        count = int(np.searchsorted(np.cumsum(costs[light]), room))
-        groups[-1] = np.concatenate([groups[-1], light[:count]])
-        light = light[count:]
-    return groups + equal_batches(light, batch_size)
+        count = int(np.searchsorted(np.cumsum(costs[light[:space]]), room))
+        groups[-1], light = np.concatenate([groups[-1], light[:count]]), light[count:]
+    return groups + (np.array_split(light, num_light) if num_light else [])
 
 
 def largest_balanced(costs: Floats, batch_size: int, num_shards: int) -> float:

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from uip.checkpoint import parse_dtype, save_checkpoint
 from uip.data.augment import random_rotation, rotated
@@ -36,13 +35,10 @@ from uip.train.config import PATHS, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
-from uip.train.optim import learning_rate
-from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device, write_structures
+from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
-
-SCALES = {"energy": 1e3, "forces": 1e3, "stress": 1.0, "magmoms": 1.0}
-"""Factors from units of the loss to units of the log: meV/atom, meV/A, GPa, mu_B."""
+from uip.train.step import Plan, gradient_step, mean_errors
 
 DISK_FULL_ADVICE = "free disk space and continue with --resume: earlier checkpoints are intact"
 """Advice in the message if a checkpoint cannot be written."""
@@ -121,26 +117,24 @@ def run_epochs(
     cost = cost_model(state.model.name)
     costs, checks = cost(training), cost(validation)
     size, run = config.data.batch_size, config.run
-    num_steps = run.epochs * len(epoch_batches(costs, size, run.seed, 0, config.data.balance_for))
+    plan = Plan.of(config, training, costs)
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
         state.epoch = epoch
         batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
         left = batches[state.batch :]
         for batch, samples in zip(left, rank_samples(config, state, training, left, costs, ranks), strict=True):
-            progress = min(state.step / max(num_steps - 1, 1), 1.0)
-            rate = learning_rate(config.optim, state.step, num_steps, size)
-            line = gradient_step(config, state, samples, rate, progress, ranks)
+            line = gradient_step(config, state, samples, plan, ranks)
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - began
-            write_log(log, state, {"kind": "train", **line, "rate": rate})
-            on_step(state.step, num_steps, len(batch))
+            write_log(log, state, {"kind": "train", **line})
+            on_step(state.step, plan.num_steps, len(batch))
             stop_if_asked(config, state, ranks, stop)
             late = out_of_time(config, state, ranks)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(config, state, ranks)
             if late:
-                report(f"stopped after {run.hours:g} hours at step {state.step} of {num_steps}")
+                report(f"stopped after {run.hours:g} hours at step {state.step} of {plan.num_steps}")
                 break
         errors = validate(config, state, validation, checks, ranks)
         finish_epoch(config, state, errors, ranks, log, whole=state.batch == len(batches))
@@ -166,65 +160,6 @@ def rank_samples(
         return [sample.pin() for sample in samples] if device.type == "cuda" else samples
 
     return prefetch(partial(make, batch, state.epoch) for batch in batches)
-
-
-def gradient_step(
-    config: TrainConfig,
-    state: State,
-    samples: list[Sample],
-    rate: float,
-    progress: float,
-    ranks: Ranks,
-) -> Line:
-    """One step of the optimiser on this rank's part of the batch; returns its line of the log."""
-    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    samples = [sample.to(device=device) for sample in samples]
-    none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
-    counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
-    scale = scales(config.loss.weights(progress), counts).to(device=device, dtype=real)
-    state.optimizer.zero_grad(set_to_none=True)
-    summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64)
-    for sample in samples:
-        outputs = evaluate(state.model, sample.graph, forces=config.loss.needs_forces, training=True)
-        errors = residuals(outputs, sample.targets, sample.graph)
-        value = (scale * penalties(errors, config.loss)).sum()
-        value.backward()
-        summary += torch.cat([value.detach().double().cpu().view(1), absolute_errors(errors)])
-    trainable = [parameter for _, parameter in state.parameters]
-    ranks.sum_gradients(trainable)
-    summary = ranks.sum(summary)
-    norm = float(nn.utils.clip_grad_norm_(trainable, config.optim.clip or float("inf")))
-    check_divergence(config, state, float(summary[0]), norm, samples, ranks)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    if state.ema is not None:
-        state.ema.update(state.model)
-    return {"loss": float(summary[0]), **mean_errors(summary[1:], counts), "gradient": norm}
-
-
-def mean_errors(sums: Tensor, counts: Tensor) -> Line:
-    """MAE of each property; None without labels or predictions."""
-    known = (counts > 0) & torch.isfinite(sums)
-    return {name: float(sums[k] / counts[k]) * SCALES[name] if known[k] else None for k, name in enumerate(LOSS_TERMS)}
-
-
-def check_divergence(
-    config: TrainConfig, state: State, value: float, norm: float, samples: list[Sample], ranks: Ranks
-) -> None:
-    """Raise if the loss has diverged, before the weights are updated. All ranks raise: loss and norm are sums."""
-    finite = all(number == number and abs(number) != float("inf") for number in (value, norm))
-    jumped = config.run.max_jump > 0 and state.step > 20 and value > config.run.max_jump * state.typical
-    if finite and not jumped:
-        state.typical = value if state.step == 0 else 0.98 * state.typical + 0.02 * value
-        return
-    path = Path(config.run.folder) / f"bad_step_rank{ranks.rank}.xyz"
-    write_structures(samples, path)
-    what = f"jumped to {value:.3g}, {value / state.typical:.0f} times its recent average" if finite else "is not finite"
-    raise FloatingPointError(
-        f"the loss {what} at step {state.step} (loss {value:g}, gradient norm {norm:g}); the structures of this step "
-        f"are in {path}: check labels and distances, or lower 'optim.learning_rate', or set 'optim.clip'"
-    )
 
 
 def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:

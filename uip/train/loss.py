@@ -2,9 +2,10 @@
 
     loss = sum_p weight_p * sum penalty(residual_p) / count_p       p: energy, forces, stress, magmoms
 
-Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p`
-is the number of labelled values in the whole step, over all ranks and micro-batches, so that the gradient does
-not depend on how a step is divided. Missing labels are not counted.
+Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p` is the mean
+number of labelled values of a step: those of all training structures, divided by the number of steps of an epoch. Each
+label therefore has the same weight in every batch, and the mean gradient of an epoch is that of the whole data set,
+whatever the batches and however a step is divided into ranks and micro-batches. Missing labels are not counted.
 """
 
 from __future__ import annotations
@@ -111,10 +112,10 @@ def penalties(parts: dict[str, Tensor], config: LossConfig) -> Tensor:
 def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
     """Factors of the penalties in the loss, (4,) float64: weight_p / count_p, zero without labels.
 
-    `counts`: labels of the whole step, see `count_labels`.
+    `counts`: labels of a step, (4,).
     """
     weight = torch.tensor([weights[name] for name in LOSS_TERMS], dtype=torch.float64)
-    return torch.where(counts > 0, weight / counts.clamp(min=1).cpu(), 0.0)
+    return weight / torch.where(counts > 0, counts, torch.inf).cpu()
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
