@@ -108,10 +108,36 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
 
 def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
     train(small.config(tmp_path / "run", data, run={"epochs": 1}))
-    with pytest.raises(ValueError, match=r"but optim\.learning_rate changed since"):
-        train(small.config(tmp_path / "run", data, run={"epochs": 1}, optim={"learning_rate": 0.1}), resume=True)
+    with pytest.raises(ValueError, match=r"but optim\.ema changed since .*; only data\.max_cost, .* may change"):
+        train(small.config(tmp_path / "run", data, run={"epochs": 1}, optim={"ema": 0.5}), resume=True)
     with pytest.raises(ValueError, match="already contains a run; add --resume"):
         train(small.config(tmp_path / "run", data))
+
+
+def test_settings_that_a_message_advises_to_change(data: Path, tmp_path: Path) -> None:
+    """Each of them is used by the resumed run, and logged; a run that has ended is prolonged."""
+    train(small.config(tmp_path / "run", data, run={"epochs": 1}))
+    messages: list[str] = []
+    changes = {
+        "data": {"max_cost": 500.0},
+        "optim": {"learning_rate": 1e-4, "clip": 1.0},
+        "run": {"epochs": 2, "max_jump": 50.0, "recompute": True},
+    }
+    train(small.config(tmp_path / "run", data, **changes), resume=True, report=messages.append)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["kind"] for line in lines] == [*["train"] * 2, "validation", "settings", *["train"] * 2, "validation"]
+    assert lines[3]["changed"] == {
+        "data.max_cost": [0.0, 500.0],
+        "optim.clip": [100.0, 1.0],
+        "optim.learning_rate": [5e-3, 1e-4],
+        "run.epochs": [1, 2],
+        "run.max_jump": [1000.0, 50.0],
+        "run.recompute": [False, True],
+    }
+    assert lines[-2]["rate"] < 1e-4
+    assert any("optim.learning_rate is 0.0001 from step 2 on, it was 0.005" in text for text in messages)
+    train(small.config(tmp_path / "run", data, **changes), resume=True)
+    assert read_log(tmp_path / "run" / "log.jsonl") == lines
 
 
 def test_a_run_stops_when_its_hours_are_over(data: Path, tmp_path: Path) -> None:

@@ -172,6 +172,15 @@ CHANGEABLE = {
 }
 """Settings that do not affect the results of a run, and may change when it is resumed."""
 
+ADJUSTABLE = {
+    "data.max_cost",
+    "optim.learning_rate",
+    "optim.clip",
+    "run.epochs",
+    "run.max_jump",
+    "run.recompute",
+}
+"""Settings that affect results and may nevertheless change when a run is resumed; the change is logged."""
 
 PATHS = {"data.train", "data.validation"}
 """Paths, which may differ between machines; the file contents must be the same."""
@@ -237,11 +246,16 @@ def fixed_settings(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sorted(flat.items()) if key not in CHANGEABLE}
 
 
-def differences(config: TrainConfig, saved: dict[str, Any]) -> list[str]:
-    """Keys outside `CHANGEABLE` whose values differ from those in a checkpoint.
+Changes = dict[str, tuple[Any, Any]]
+"""Settings that were changed, "table.key" -> (old value, new value)."""
+
+
+def changes(config: TrainConfig, saved: dict[str, Any]) -> Changes:
+    """Settings outside `CHANGEABLE` whose values differ from those in a checkpoint.
 
     A setting that is missing in the checkpoint has its default value.
     """
     defaults = fixed_settings(TrainConfig(DataConfig(train=config.data.train)).values())
     ours, theirs = fixed_settings(config.values()), {**defaults, **fixed_settings(rename_old_keys(saved, warn=False))}
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    found = {key: (theirs.get(key), ours.get(key)) for key in sorted(ours.keys() | theirs.keys())}
+    return {key: (old, new) for key, (old, new) in found.items() if old != new}

@@ -31,7 +31,7 @@ from uip.data.sampler import VALIDATION_COST, assign_to_ranks, cost_model, epoch
 from uip.data.samples import Sample
 from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
-from uip.train.config import PATHS, TrainConfig, fixed_settings
+from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
@@ -77,8 +77,9 @@ def train(
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model, ranks)
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
+    changed: Changes = {}
     if resume and (folder / "last.ckpt").exists():
-        resume_from(state, config, folder / "last.ckpt")
+        changed = resume_from(state, config, folder / "last.ckpt")
     elif resume:
         report(f"no checkpoint in {folder}: a new run starts")
     # paths may differ between machines; file contents are compared below
@@ -92,6 +93,7 @@ def train(
     for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
         report(f"warning: {warning}")
     log = Log(folder, keep=state.lines, tensorboard=config.run.tensorboard) if ranks.is_first else None
+    log_changes(log, state, changed, report)
     try:
         with stop_requests() as stop:
             run_epochs(config, state, training, validation, ranks, log, report, on_step, stop)
@@ -200,6 +202,14 @@ def finish_epoch(
     save_last(config, state, ranks)
     if log is not None:
         log.draw()
+
+
+def log_changes(log: Log | None, state: State, changed: Changes, report: Callable[[str], None]) -> None:
+    """Report and log the settings that were adjusted when the run was resumed."""
+    for name, (old, new) in changed.items():
+        report(f"{name} is {new!r} from step {state.step} on, it was {old!r}")
+    if changed:
+        write_log(log, state, {"kind": "settings", "changed": changed})
 
 
 def write_log(log: Log | None, state: State, line: Line) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
-from uip.train.config import TrainConfig, differences
+from uip.train.config import ADJUSTABLE, Changes, TrainConfig, changes
 from uip.train.optim import EMA, make_optimizer, select_trainable
 
 
@@ -64,19 +64,21 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
     save_checkpoint(state.model, path, training=training)
 
 
-def resume_from(state: State, config: TrainConfig, path: Path) -> None:
-    """Restore `state` from the checkpoint `path`.
+def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
+    """Restore `state` from the checkpoint `path`; returns the settings that were adjusted since it was written.
 
     Raises:
-        ValueError: the checkpoint was written with other settings.
+        ValueError: the checkpoint was written with other settings, which are not in `ADJUSTABLE`.
     """
     saved = read_training(path)
     # "recipe": the name of this entry in checkpoints of version 0.1
-    different = differences(config, saved["config"] if "config" in saved else saved["recipe"])
+    changed = changes(config, saved["config"] if "config" in saved else saved["recipe"])
+    different = [name for name in changed if name not in ADJUSTABLE]
     if different:
         raise ValueError(
             f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
-            "was written; change them back, or start a new run with 'model.init_from' set to that file"
+            f"was written; only {', '.join(sorted(ADJUSTABLE))} may change; change them back, or start a new run with "
+            "'model.init_from' set to that file"
         )
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
@@ -84,6 +86,7 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> None:
         state.ema.load(saved["average"])
     for name in COUNTERS:
         setattr(state, name, saved["counters"][name])
+    return changed
 
 
 def revision(folder: Path = Path(__file__).parent) -> str:
