@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import small
 import torch
+from ase.io import write
+from conftest import random_allscaip
 
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.data.samples import Sample
@@ -89,6 +93,23 @@ def test_residuals_are_in_the_units_of_the_loss(model: CHGNet, data: Dataset) ->
     solids = torch.tensor([0, 1, 3])
     stress = (outputs.stress - sample.targets.stress)[solids].flatten() * 160.21766208
     torch.testing.assert_close(found["stress"], stress)
+
+
+def test_large_energies_keep_their_digits(tmp_path: Path) -> None:
+    """All-electron energies: from the file to the residual of a model whose energies are float64."""
+    atoms = small.frames(3)[2]
+    atoms.calc.results["energy"] = -204_100.0123
+    write(tmp_path / "heavy.xyz", atoms)
+    model = random_allscaip().float()
+    model.reference_energy.zero_()
+    model.reference_energy[8] = -204_100.0
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements)
+    sample = Dataset([open_store(tmp_path / "heavy.xyz", settings, tmp_path)]).batch([0]).to(dtype=torch.float32)
+    assert sample.targets.energy.tolist() == [-204_100.0123]
+    outputs = evaluate(model, sample.graph)
+    found = 3 * float(residuals(outputs, sample.targets, sample.graph)["energy"])
+    model.reference_energy.zero_()
+    assert found == pytest.approx(float(evaluate(model, sample.graph).energy) + 0.0123, abs=1e-6)
 
 
 def test_penalties() -> None:

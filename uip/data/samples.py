@@ -22,8 +22,9 @@ class Targets:
     magmoms: Tensor
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Targets:
-        """A copy on `device` as `dtype`."""
-        return Targets(**{name: value.to(device=device, dtype=dtype) for name, value in vars(self).items()})
+        """A copy on `device` as `dtype`; energies stay float64: in float32, -200,000 eV has an error of 0.01 eV."""
+        moved = {name: value.to(device=device, dtype=dtype) for name, value in vars(self).items()}
+        return Targets(**{**moved, "energy": self.energy.to(device=device)})
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def residuals(outputs: Outputs, targets: Targets, graph: Graph) -> dict[str, Ten
     """Prediction minus label, flat, in units of the loss, of labelled values; by property."""
     labelled = torch.isfinite(targets.energy)
     atoms = graph.atoms_per_graph[labelled]
-    result = {"energy": (outputs.energy[labelled] - targets.energy[labelled]) / atoms}
+    # labels are float64, and so are energies of models that add reference energies in float64 (AllScAIP)
+    energy = targets.energy[labelled].to(outputs.energy.dtype)
+    result = {"energy": (outputs.energy[labelled] - energy) / atoms}
     if outputs.forces is not None:
         known = torch.isfinite(targets.forces)
         result["forces"] = outputs.forces[known] - targets.forces[known]
