@@ -1,4 +1,4 @@
-"""Keys of training configs that were renamed."""
+"""Training configs: paths, and keys that were renamed."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def test_an_old_key_is_read_with_a_warning(table: str, old: str, new: str, value
     both[table][new] = value
     with pytest.raises(ValueError, match=rf"'{table}\.{new}' is set twice.*remove '{table}\.{old}'"):
         make_config(both)
+
+
+def test_the_cache_lies_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache in the working directory, where earlier versions put it, is still found."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "run.toml").write_text(small.toml({"data": {"train": "a.xyz", "cache": "graphs"}}))
+    monkeypatch.chdir(tmp_path)
+    assert read_config(Path("runs/run.toml")).data.cache == "runs/graphs"
+    (tmp_path / "graphs").mkdir()
+    with pytest.warns(
+        FutureWarning, match=rf"'data\.cache' is now relative .*runs/graphs; the cache {tmp_path}/graphs"
+    ):
+        assert read_config(Path("runs/run.toml")).data.cache == "graphs"
+    (tmp_path / "runs" / "graphs").mkdir()
+    assert read_config(Path("runs/run.toml")).data.cache == "runs/graphs"
 
 
 def test_a_checkpoint_with_old_keys_resumes(tmp_path: Path) -> None:

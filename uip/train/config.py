@@ -63,7 +63,7 @@ class DataConfig:
     split_seed: int = 0
     """Random seed of the split."""
     cache: str = ""
-    """Folder for cached graphs; empty: `cache` in the run's folder."""
+    """Folder for cached graphs, relative to the TOML file; empty: `cache` in the run's folder."""
     reference: str = "fit"
     """Reference energies of elements (E0s): "fit" them to the labels (in fine-tuning: to the residuals of the model),
     or "keep" those of the model."""
@@ -211,6 +211,8 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
     for key in ("train", "validation"):
         files = data.get(key, ())
         data[key] = [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
+    if isinstance(data.get("cache"), str) and data["cache"]:
+        data["cache"] = cache_folder(data["cache"], folder)
     run = dict(values.get("run", {}))
     run["folder"] = str(folder / run.get("folder", RunConfig.folder))
     model = dict(values.get("model", {}))
@@ -218,6 +220,20 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
         model["init_from"] = str(folder / model["init_from"])
     tables = {**values, "data": from_dict(DataConfig, data, "data"), "run": run, "model": model}
     return from_dict(TrainConfig, tables)
+
+
+def cache_folder(name: str, folder: Path) -> str:
+    """`data.cache` relative to `folder`; where only the working directory has it, as in versions up to 0.1, there."""
+    path, old = folder / name, Path(name)
+    if path.exists() or not old.is_dir():
+        return str(path)
+    warnings.warn(
+        f"'data.cache' is now relative to the TOML file: {path}; the cache {old.resolve()} in the working directory is "
+        "used once more, please move it there",
+        FutureWarning,
+        stacklevel=4,
+    )
+    return str(old)
 
 
 def rename_old_keys(values: dict[str, Any], *, warn: bool) -> dict[str, Any]:
