@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from uip.data import dataset as datasets
+from uip.data import cache_build
 from uip.data.dataset import Dataset, GraphSettings, make_sample, open_store
 from uip.data.labels import labels_from_atoms
 from uip.data.reference_energies import compositions, energies, fit_reference
@@ -47,9 +47,9 @@ def test_the_cache_is_used_again_and_follows_the_file(tmp_path: Path, monkeypatc
     path = small.write_frames(tmp_path / "a.xyz", 2)
     open_store(path, SETTINGS, tmp_path / "cache")
     built: list[Path] = []
-    original = datasets.write_store
+    original = cache_build.write_store
     monkeypatch.setattr(
-        datasets, "write_store", lambda folder, samples: (built.append(folder), original(folder, samples))
+        cache_build, "write_store", lambda folder, samples: (built.append(folder), original(folder, samples))
     )
     open_store(path, SETTINGS, tmp_path / "cache")
     assert not built

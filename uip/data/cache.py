@@ -3,16 +3,15 @@
     rows.npy             per structure: number of rows of each shape letter of `uip.schema`
     <field>.bin          the rows of all structures, one after the other; structure k is one slice
     info.jsonl           per structure: text and numbers of `atoms.info`
-    complete             written last; a folder without it is an interrupted build
+    complete             written last
 
-Edge vectors are not stored; they are computed from positions, cell and shifts. Reals are float64, integers int32.
+`uip.data.cache_build` writes the folder. Edge vectors are not stored; they are computed from positions, cell and
+shifts. Reals are float64, integers int32.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,54 +45,13 @@ WIDTHS = {name: item.shape[1] for name, item in FIELDS.items() if item.is_padded
 COLUMNS = (*LETTERS, *dict.fromkeys(WIDTHS.values()))
 
 
-def _letter(name: str) -> str:
+def row_letter(name: str) -> str:
+    """The shape letter of the rows of a field."""
     return "N" if FIELDS[name].letter == "R" else FIELDS[name].letter  # no ghosts in the cache
 
 
-def _tensors(sample: Sample) -> dict[str, Tensor]:
-    values = {**sample.graph.tensors(), **vars(sample.targets)}
-    return {name: values[name] for group in STORED.values() for name in group if name in values}
-
-
-def write_store(folder: Path, samples: Iterable[Sample]) -> None:
-    """Write samples of one structure each to `folder`, which is created atomically."""
-    building = folder.with_name(f"{folder.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    files: dict[str, Any] = {}
-    rows, infos = [], []
-    try:
-        for sample in samples:
-            counts = dict.fromkeys(COLUMNS, 0)
-            for name, value in _tensors(sample).items():
-                axis = FIELDS[name].batch_axis
-                counts[_letter(name)] = value.shape[axis]
-                if name in WIDTHS:
-                    counts[WIDTHS[name]] = value.shape[1]
-                array = value.movedim(axis, 0).contiguous().numpy().astype(DTYPES[FIELDS[name].dtype])
-                if name not in files:
-                    files[name] = (building / f"{name}.bin").open("wb")
-                array.tofile(files[name])
-            rows.append([counts[letter] for letter in COLUMNS])
-            infos.append(json.dumps(plain(sample.info)))
-    finally:
-        for file in files.values():
-            file.close()
-    np.save(building / "rows.npy", np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS)))
-    (building / "info.jsonl").write_text("".join(f"{line}\n" for line in infos), encoding="utf-8")
-    (building / "complete").touch()
-    shutil.rmtree(folder, ignore_errors=True)
-    building.replace(folder)
-
-
-def plain(info: dict[str, Any]) -> dict[str, Any]:
-    """The values that are text or numbers."""
-    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in info.items()}
-    return {name: value for name, value in values.items() if isinstance(value, (str, int, float))}
-
-
 class Store:
-    """The samples in a folder written by `write_store`; fields are read on access."""
+    """The samples in a complete folder; fields are read on access."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,7 +64,7 @@ class Store:
         """For each field: number of entries of each structure in its file."""
         names = [name for group in STORED.values() for name in group]
         padded = {name: self.counts["N"] * self.counts[width] for name, width in WIDTHS.items()}
-        return {name: padded.get(name, self.counts[_letter(name)]) for name in names}
+        return {name: padded.get(name, self.counts[row_letter(name)]) for name in names}
 
     def _open(self, folder: Path, name: str) -> NDArray[Any] | None:
         field, path = FIELDS[name], folder / f"{name}.bin"
@@ -131,7 +89,7 @@ class Store:
         if array is None or not len(self):
             return np.zeros(len(self), dtype=np.int64)
         first = array[self.starts[name]].reshape(len(self), -1)
-        return np.isfinite(first[:, 0]) * self.counts[_letter(name)] * first.shape[1]
+        return np.isfinite(first[:, 0]) * self.counts[row_letter(name)] * first.shape[1]
 
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, with its shape and dtype."""
@@ -139,7 +97,7 @@ class Store:
         if array is None:
             return None
         field, start = FIELDS[name], self.starts[name][k]
-        count = self.counts[_letter(name)][k] * (self.counts[WIDTHS[name]][k] if name in WIDTHS else 1)
+        count = self.counts[row_letter(name)][k] * (self.counts[WIDTHS[name]][k] if name in WIDTHS else 1)
         value = np.array(array[start : start + count], dtype=np.int64 if field.dtype == "int64" else array.dtype)
         if name in WIDTHS:
             value = value.reshape(int(self.counts["N"][k]), int(self.counts[WIDTHS[name]][k]))

@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from uip.config import existing_file
-from uip.data.cache import CACHE_VERSION, Store, write_store
+from uip.data.cache import CACHE_VERSION, Store
+from uip.data.cache_build import build_store
 from uip.data.labels import Labels, check_labels, labels_from_atoms
 from uip.data.read import read_structures
 from uip.data.samples import Sample, Targets, join_targets
@@ -81,16 +83,19 @@ def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure
             raise ValueError(f"{path}, structure {number}: {error}") from error
 
 
-def _samples(path: Path, settings: GraphSettings) -> Iterator[Sample]:
+def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample]:
+    """The samples of a file from number `first` on; graphs of those before are not built."""
     labelled = 0
     for number, (atoms, structure, labels) in enumerate(labelled_structures(path)):
+        labelled += bool(labels)
+        if number < first:
+            continue
         try:
             if "stress" in labels:
                 labels["stress"] = labels["stress"] * settings.stress_scale
             yield replace(make_sample(structure, labels, settings), info=dict(atoms.info))
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
-        labelled += bool(labels)
     if not labelled:
         raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
 
@@ -163,14 +168,14 @@ class Dataset:
 def open_store(path: Path | str, settings: GraphSettings, cache: Path) -> Store:
     """The graphs of a file, from the cache if present; otherwise they are built and cached.
 
-    The cache key covers the content of the file and all settings of its graphs.
+    One process builds, others that want the same graphs wait until it is done. The cache key covers the content of the
+    file and all settings of its graphs.
     """
     path = existing_file(path)
     folder = cache / _key(path, settings)
-    if not (folder / "complete").exists():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="ase")
-            write_store(folder, _samples(path, settings))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="ase")
+        build_store(folder, partial(_samples, path, settings))
     return Store(folder)
 
 

@@ -132,19 +132,18 @@ def _first(error: RuntimeError) -> str:
 def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
     """Training and validation data; also sets the reference energies of the model.
 
-    Rank 0 builds graphs that are not cached yet; the other ranks wait.
+    One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
+    wait for its lock, not in a barrier, which would give up after half an hour.
     """
     data = config.data
     settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements, data.stress_scale)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
-    if ranks.is_first:
-        for path in (*data.train, *data.validation):
-            existing_file(path)
-            with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
-                open_store(path, settings, cache)
-    ranks.barrier()
-    training = Dataset([open_store(path, settings, cache) for path in data.train])
-    validation = Dataset([open_store(path, settings, cache) for path in data.validation])
+    for path in (*data.train, *data.validation):
+        existing_file(path)
+    with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
+        training, validation = (
+            Dataset([open_store(path, settings, cache) for path in paths]) for paths in (data.train, data.validation)
+        )
     if not data.validation:
         parts = split_dataset(training, data)
         training, validation = training.subset(parts[0]), training.subset(parts[1])
