@@ -3,6 +3,7 @@
 python -m uip.train run.toml                                   # one process; `uip train run.toml` is the same
 python -m uip.train run.toml --resume                          # continue from the last checkpoint
 torchrun --nproc-per-node 4 -m uip.train run.toml              # four processes, each computes a part of every step
+srun -n 4 python -m uip.train run.toml                         # the same, in a SLURM job
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import uip
 from uip.train.config import read_config
 from uip.train.loop import StepCallback, train
 from uip.train.signals import StoppedError
+from uip.train.slurm import slurm_ranks
 from uip.train.template import settings_text
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
@@ -63,6 +65,7 @@ def run(path: Path, *, resume: bool, debug: bool = False) -> int:
         on_step(done, total, structures)
 
     try:
+        os.environ.update(slurm_ranks(os.environ))
         config = read_config(path)
         folder = Path(config.run.folder)
         with progress_bar() as on_step:
