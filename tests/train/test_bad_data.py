@@ -173,6 +173,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         settings(data={"reference": "guess"}),
         r"'data\.reference' must be 'fit' or 'keep', got 'guess'",
     ),
+    "reference from nothing": (
+        settings(data={"reference_structures": 0}),
+        r"'data\.reference_structures' must be at least 1, got 0",
+    ),
     "reference of nothing": (
         settings(data={"reference_energies": {"Xx": 1.0}}),
         r"unknown key 'data\.reference_energies\.Xx'",

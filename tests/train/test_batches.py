@@ -41,7 +41,7 @@ def gradients(config: TrainConfig) -> tuple[list[int], torch.Tensor]:
     """Sizes of the batches of an epoch, and the mean of their gradients, flat."""
     torch.manual_seed(0)
     model = initial_model(config)
-    data, _ = open_data(config, model, Ranks())
+    data, _ = open_data(config, model)
     state = initial_state(config, model.double())
     costs = cost_model(model.name)(data)
     plan = Plan.of(config, data, costs)

@@ -10,15 +10,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import small
+from test_ranks import torchrun
 
 from uip.data import cache_build, dataset
 from uip.data.cache import Store
 from uip.data.dataset import GraphSettings, open_store
 from uip.data.samples import Sample
-from uip.train.distributed import Ranks
 from uip.train.setup import initial_model, open_data
 
 SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
@@ -98,12 +97,31 @@ def test_a_killed_build_goes_on_where_it_stopped(file: Path, tmp_path: Path, mon
     assert len(built) == 4
 
 
-def test_ranks_do_not_wait_for_graphs_in_a_barrier(file: Path, tmp_path: Path) -> None:
-    """A barrier gives up after half an hour. Rank 1 without a process group: any collective would be an error."""
-    config = small.config(tmp_path / "run", file, data={"cache": str(tmp_path / "cache")})
-    training, validation = open_data(config, initial_model(config), Ranks(rank=1, size=2))
-    assert (len(training), len(validation)) == (8, 8)
-    assert np.isfinite(training[3].targets.forces.numpy()).all()
+IMPATIENT = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from uip.data import dataset
+from uip.train.config import read_config
+from uip.train.loop import train
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=8))
+build = dataset.build_graph
+dataset.build_graph = lambda *arguments: (time.sleep(2.0), build(*arguments))[1]
+train(read_config(sys.argv[1]), report=lambda text: print(text, flush=True))
+"""
+
+
+@pytest.mark.slow  # waits longer than the barrier of the ranks allows
+def test_ranks_wait_longer_than_a_barrier(file: Path, tmp_path: Path) -> None:
+    """Eight graphs of two seconds each, in a process group that gives up after eight seconds."""
+    config = small.config(tmp_path / "run", file, data={"cache": str(tmp_path / "cache")}, run={"epochs": 1})
+    (tmp_path / "run.toml").write_text(small.toml(config.values()))
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    result = torchrun(2, str(tmp_path / "impatient.py"), str(tmp_path / "run.toml"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch 1/1") == 2
 
 
 def test_a_file_system_without_locks(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +132,4 @@ def test_a_file_system_without_locks(file: Path, tmp_path: Path, monkeypatch: py
     config = small.config(tmp_path / "run", file, data={"cache": str(tmp_path / "cache")})
     message = r"must support locks \(flock\), but gives 'No locks available'\); free disk space, or choose another"
     with pytest.raises(OSError, match=message):
-        open_data(config, initial_model(config), Ranks())
+        open_data(config, initial_model(config))

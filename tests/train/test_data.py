@@ -21,7 +21,6 @@ from uip.data.sampler import assign_to_ranks, epoch_batches, epoch_order, micro_
 from uip.data.split import group_split, groups_of, random_split
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import batch
-from uip.train.distributed import Ranks
 from uip.train.setup import initial_model, open_data
 
 SETTINGS = GraphSettings(6.0, 3.0, None, tuple(range(1, 31)))
@@ -117,7 +116,7 @@ def test_groups_are_formulas_or_keys_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'mp_id' is missing from structure 0, which has: batch"):
         groups_of(data, "mp_id")
     config = small.config(tmp_path / "run", tmp_path / "a.xyz", data={"validation": [], "split_by": "formula"})
-    training, validation = open_data(config, initial_model(config), Ranks())
+    training, validation = open_data(config, initial_model(config))
     assert not set(groups_of(training, "formula")) & set(groups_of(validation, "formula"))
 
 

@@ -16,7 +16,6 @@ from uip.cli.app import app
 from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
 from uip.train.config import make_config
-from uip.train.distributed import Ranks
 from uip.train.setup import initial_model, open_data
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -60,7 +59,7 @@ def test_stress_in_other_conventions(tmp_path: Path, unit: str, sign: str, facto
     write(tmp_path / "a.xyz", atoms)
     choice = {"stress_unit": unit, "stress_sign": sign}
     config = small.config(tmp_path / "run", tmp_path / "a.xyz", data=choice)
-    training: Dataset = open_data(config, initial_model(config), Ranks())[0]
+    training: Dataset = open_data(config, initial_model(config))[0]
     expected = stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     np.testing.assert_allclose(training[0].targets.stress[0].numpy(), expected, rtol=1e-6)
 

@@ -22,7 +22,6 @@ from uip.data.dataset import Dataset, labelled_structures
 from uip.data.describe import describe
 from uip.data.label_checks import UNITS, bulk_modulus, label_warnings, summarise, warnings_against_model
 from uip.inference.evaluator import load_evaluator, predict
-from uip.train.distributed import Ranks
 from uip.train.loop import train
 from uip.train.setup import initial_model, open_data
 from uip.units import EV_PER_A3_TO_GPA
@@ -181,5 +180,5 @@ def test_training_prints_label_warnings(tmp_path: Path) -> None:
     train(small.config(tmp_path / "run", tmp_path / "a.xyz", run={"epochs": 1}), report=messages.append)
     assert any("warning: over 13 structures stress changes with volume" in text for text in messages)
     fixed = small.config(tmp_path / "other", tmp_path / "a.xyz", data={"stress_sign": "compression"})
-    data: Dataset = open_data(fixed, initial_model(fixed), Ranks())[0]
+    data: Dataset = open_data(fixed, initial_model(fixed))[0]
     assert label_warnings(summarise(data)) == []

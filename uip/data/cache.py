@@ -83,6 +83,13 @@ class Store:
         """Text and numbers of `atoms.info` of each structure."""
         return [json.loads(line) for line in (self.folder / "info.jsonl").read_text(encoding="utf-8").splitlines()]
 
+    def contains(self, element: int) -> NDArray[np.bool_]:
+        """Whether each structure has atoms with this atomic number, (B,)."""
+        numbers = self.arrays["atomic_numbers"]
+        if numbers is None or not len(self):
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.logical_or.reduceat(numbers == element, self.starts["atomic_numbers"])
+
     def num_labels(self, name: str) -> NDArray[np.int64]:
         """Number of labelled values of each structure, (B,); a label is known for all of a structure or not at all."""
         array = self.arrays[name]

@@ -19,6 +19,7 @@ import ase
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 from torch import Tensor
 
 from uip.config import existing_file
@@ -144,6 +145,10 @@ class Dataset:
     def counts(self, letter: str) -> Integers:
         """Number of rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
         return np.concatenate([store.counts[letter] for store in self.stores])[self.chosen]
+
+    def contains(self, element: int) -> NDArray[np.bool_]:
+        """Whether each sample has atoms with this atomic number, (B,)."""
+        return np.concatenate([store.contains(element) for store in self.stores])[self.chosen]
 
     def num_labels(self, name: str) -> int:
         """Number of labelled values of all samples, for example three forces per atom."""

@@ -1,15 +1,32 @@
 """Reference energies of elements (E0s, atomic energies): the part of the energy that depends only on composition.
 
 Least-squares fit of E_k = sum_elements n_k(element) reference(element). Where the solution is not unique (an
-element that does not occur, elements in a constant ratio) it is the one of smallest norm.
+element that does not occur, elements in a constant ratio) it is the one of smallest norm. Of a large data set a sample
+is fitted: the tables of all structures would not fit into memory, and few structures determine 100 numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from uip.data.dataset import Dataset
-from uip.schema import Floats
+from uip.schema import Floats, Integers
+
+PER_ELEMENT = 20
+"""Structures with each element that a sample has at least, if there are as many."""
+
+
+def fitted_sample(dataset: Dataset, limit: int, elements: Iterable[int]) -> Integers:
+    """Numbers of about `limit` samples, at random, and more for rare `elements`; all if there are not more."""
+    if len(dataset) <= limit:
+        return np.arange(len(dataset))
+    order = np.random.default_rng(0).permutation(len(dataset))
+    chosen = [order[:limit]]
+    for element in elements:
+        chosen.append(order[dataset.contains(element)[order]][:PER_ELEMENT])
+    return np.unique(np.concatenate(chosen))
 
 
 def compositions(dataset: Dataset, num_elements: int) -> Floats:

@@ -67,6 +67,9 @@ class DataConfig:
     reference: str = "fit"
     """Reference energies of elements (E0s): "fit" them to the labels (in fine-tuning: to the residuals of the model),
     or "keep" those of the model."""
+    reference_structures: int = 2000
+    """Fine-tuning: number of training structures, drawn at random, whose residuals are fitted; structures with rare
+    elements are added."""
     reference_energies: dict[str, float] = field(default_factory=dict)
     """Reference energies of elements that are not fitted, eV: { Si = -5.4 }."""
     stress_unit: str = "eV/A^3"
@@ -98,6 +101,8 @@ class DataConfig:
             raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
         if not 1 <= self.balance_for <= self.batch_size:
             raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
+        if self.reference_structures < 1:
+            raise ValueError(f"'data.reference_structures' must be at least 1, got {self.reference_structures}")
         if self.reference not in ("fit", "keep"):
             raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
 

@@ -35,6 +35,7 @@ from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
+from uip.train.references import set_references
 from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
@@ -75,10 +76,13 @@ def train(
     torch.manual_seed(config.run.seed)
     model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
-    training, validation = open_data(config, model, ranks)
+    training, validation = open_data(config, model)
+    going_on = resume and (folder / "last.ckpt").exists()
+    if not going_on:
+        set_references(config, model, training, ranks)
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     changed: Changes = {}
-    if resume and (folder / "last.ckpt").exists():
+    if going_on:
         changed = resume_from(state, config, folder / "last.ckpt")
     elif resume:
         report(f"no checkpoint in {folder}: a new run starts")

@@ -1,4 +1,4 @@
-"""Prepares a run: folder, device, initial model, data, reference energies."""
+"""Prepares a run: folder, device, initial model, data."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers
 from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
-from uip.config import existing_file, from_dict, suggestion
+from uip.config import existing_file, from_dict
 from uip.data.dataset import Dataset, GraphSettings, open_store
-from uip.data.reference_energies import compositions, energies, fit_reference
-from uip.data.sampler import VALIDATION_COST, cost_model, micro_batches
 from uip.data.samples import Sample
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import ModelCard
 from uip.models.potential import Potential
-from uip.models.readout import evaluate
 from uip.schema import Integers
 from uip.train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from uip.train.distributed import Ranks
@@ -129,8 +124,8 @@ def _first(error: RuntimeError) -> str:
     return str(error).splitlines()[1].strip()
 
 
-def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Dataset, Dataset]:
-    """Training and validation data; also sets the reference energies of the model.
+def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
+    """Training and validation data.
 
     One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
     wait for its lock, not in a barrier, which would give up after half an hour.
@@ -147,7 +142,6 @@ def open_data(config: TrainConfig, model: Potential, ranks: Ranks) -> tuple[Data
     if not data.validation:
         parts = split_dataset(training, data)
         training, validation = training.subset(parts[0]), training.subset(parts[1])
-    set_references(config, model, training)
     return training, validation
 
 
@@ -156,33 +150,6 @@ def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers
     if choice.split_by:
         return group_split(groups_of(data, choice.split_by), choice.validation_fraction, choice.split_seed)
     return random_split(len(data), choice.validation_fraction, choice.split_seed)
-
-
-def set_references(config: TrainConfig, model: Potential, training: Dataset) -> None:
-    """Fit or set the reference energies of elements, see `DataConfig.reference`."""
-    # rows of elements 1, 2, ...; some architectures have a row for element 0 before them
-    num_elements = model.config.num_elements
-    reference = model.reference_energy[-num_elements:]
-    for symbol, value in config.data.reference_energies.items():
-        if atomic_numbers.get(symbol) not in model.elements:
-            known = [name for name, z in atomic_numbers.items() if z in model.elements]
-            raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
-        reference[atomic_numbers[symbol] - 1] = float(value)
-    if config.data.reference == "keep" or config.data.reference_energies:
-        return
-    energy = energies(training)
-    if config.model.init_from:
-        energy = energy - np.array(_predicted(model, training))
-    change = fit_reference(compositions(training, num_elements), energy)
-    reference += torch.from_numpy(change).to(reference.dtype)
-
-
-def _predicted(model: Potential, data: Dataset) -> list[float]:
-    costs, energy = cost_model(model.name)(data), []
-    for part in micro_batches(np.arange(len(data)), costs, VALIDATION_COST):
-        graph = data.batch(part).graph.to(dtype=model.dtype)
-        energy += evaluate(model, graph, forces=False).energy.tolist()
-    return energy
 
 
 def write_structures(samples: list[Sample], path: Path) -> None:
