@@ -19,7 +19,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: "; did you mean 'x'?", or the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def existing_file(path: Path | str) -> Path:

@@ -21,6 +21,10 @@ Species = Annotated[
     str | None, typer.Option(help="Elements of the types 1, 2, ... of a LAMMPS file that does not name them: 'Si O'.")
 ]
 
+EnergyKey = Annotated[str, typer.Option(help="Entry of the file with the energy, e.g. REF_energy; default: ASE's.")]
+ForcesKey = Annotated[str, typer.Option(help="Entry of the file with the forces.")]
+StressKey = Annotated[str, typer.Option(help="Entry of the file with the stress, or the virial.")]
+
 
 def species_of(text: str | None) -> list[str]:
     """The elements of `--species`, separated by spaces or commas."""

@@ -15,9 +15,12 @@ from uip.cli.options import (
     AsJson,
     Device,
     Dtype,
+    EnergyKey,
+    ForcesKey,
     Format,
     Model,
     Species,
+    StressKey,
     Trusted,
     check_output,
     checked_structures,
@@ -125,11 +128,14 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     trusted: Trusted = None,
+    energy_key: EnergyKey = "",
+    forces_key: ForcesKey = "",
+    stress_key: StressKey = "",
     as_json: AsJson = False,
 ) -> None:
     """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
     with user_errors():
-        from uip.data.labels import labels_from_atoms
+        from uip.data.labels import LabelKeys, labels_from_atoms
         from uip.inference.evaluator import load_evaluator, predict
         from uip.inference.metrics import compare, error_table, group_of, parity_plot
 
@@ -137,7 +143,8 @@ def evaluate(
         evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
         named, structures = checked_structures([data], evaluator)
         frames = [atoms for _, atoms in named]
-        labels = [labels_from_atoms(atoms) for atoms in frames]
+        keys = LabelKeys(energy_key, forces_key, stress_key)
+        labels = [labels_from_atoms(atoms, keys) for atoms in frames]
         if not any(labels):
             raise ValueError(f"{data} must carry labels (energy, forces, stress or magmoms), but no structure has any")
         groups = [group_of(atoms, group_by) for atoms in frames]

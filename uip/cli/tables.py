@@ -101,6 +101,10 @@ def print_description(found: Any, title: str) -> None:
         late, first = found.duplicates[0]
         lines.append(f"{len(found.duplicates)} duplicates, the first: structure {late} equals structure {first}")
     for name in SHOWN:
+        others = [f"{entry} ({count})" for (label, entry), count in found.possible.items() if label == name]
+        if others:
+            lines.append(f"entries that could be {name} ({name}_key): {', '.join(others)}")
+    for name in SHOWN:
         far = found.outliers(name)
         if far:
             shown = ", ".join(map(str, far[:10]))

@@ -24,7 +24,7 @@ from uip.data.samples import Sample, Targets
 from uip.graph.batch import Graph, edge_vectors
 from uip.schema import FIELDS
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Increased when the layout changes; part of every cache key."""
 
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,10 +23,10 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uip.config import existing_file
+from uip.config import existing_file, suggestion
 from uip.data.cache import CACHE_VERSION, Store
 from uip.data.cache_build import build_store
-from uip.data.labels import Labels, check_labels, labels_from_atoms
+from uip.data.labels import ASE_NAMES, LabelKeys, Labels, check_labels, labels_from_atoms, possible_labels
 from uip.data.read import read_structures
 from uip.data.samples import Sample, Targets, join_targets
 from uip.graph.batch import batch
@@ -45,6 +46,7 @@ class GraphSettings:
     elements: tuple[int, ...]
     stress_scale: float = 1.0
     """Factor from stress labels to eV/A^3, positive under tension."""
+    keys: LabelKeys = ASE_NAMES
 
 
 def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -> Sample:
@@ -71,7 +73,7 @@ def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -
     return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft), Targets(**targets))
 
 
-def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+def labelled_structures(path: Path | str, keys: LabelKeys = ASE_NAMES) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
     """The structures of a file with their labels.
 
     Raises:
@@ -79,16 +81,18 @@ def labelled_structures(path: Path | str) -> Iterator[tuple[ase.Atoms, Structure
     """
     for number, (atoms, structure) in enumerate(read_structures(path)):
         try:
-            yield atoms, structure, labels_from_atoms(atoms)
+            yield atoms, structure, labels_from_atoms(atoms, keys)
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
 
 
 def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample]:
     """The samples of a file from number `first` on; graphs of those before are not built."""
-    labelled = 0
-    for number, (atoms, structure, labels) in enumerate(labelled_structures(path)):
-        labelled += bool(labels)
+    labelled: Counter[str] = Counter()
+    others: Counter[tuple[str, str]] = Counter()
+    for number, (atoms, structure, labels) in enumerate(labelled_structures(path, settings.keys)):
+        labelled.update(labels.keys())
+        others.update(possible_labels(atoms))
         if number < first:
             continue
         try:
@@ -99,6 +103,12 @@ def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample
             raise ValueError(f"{path}, structure {number}: {error}") from error
     if not labelled:
         raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
+    for label, key in vars(settings.keys).items():
+        if key and not labelled[label]:
+            known = [name for other, name in others if other == label]
+            raise ValueError(
+                f"'data.{label}_key' must name an entry of {path}, but no structure has '{key}'{suggestion(key, known)}"
+            )
 
 
 class Dataset:

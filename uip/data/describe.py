@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from uip.data.label_checks import Summary
-from uip.data.labels import LABELS, Labels
+from uip.data.labels import LABELS, Labels, possible_labels
 from uip.data.split import reduced_formula
 from uip.graph.structure import Structure
 from uip.schema import Floats
@@ -37,6 +37,8 @@ class Description:
     """Number of structures with each element."""
     labelled: Counter[str] = field(default_factory=Counter)
     """Number of structures with each label."""
+    possible: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Number of structures with each entry that could be a label, (label, entry)."""
     values: dict[str, list[Floats]] = field(default_factory=dict)
     """For each label: the values of each structure, flat, in the units of `SHOWN`; empty without the label."""
     duplicates: list[tuple[int, int]] = field(default_factory=list)
@@ -71,7 +73,7 @@ def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Descr
     """Statistics of a data set, read once; see `uip.data.dataset.labelled_structures`."""
     result = Description(values={name: [] for name in LABELS})
     seen: dict[int, int] = {}
-    for number, (_, structure, labels) in enumerate(structures):
+    for number, (atoms, structure, labels) in enumerate(structures):
         numbers = structure.atomic_numbers
         result.structures += 1
         result.atoms.append(numbers.size)
@@ -81,6 +83,7 @@ def describe(structures: Iterable[tuple[ase.Atoms, Structure, Labels]]) -> Descr
         result.periodic += bool(structure.pbc.all())
         result.elements.update(chemical_symbols[z] for z in set(numbers.tolist()))
         result.labelled.update(labels.keys())
+        result.possible.update(possible_labels(atoms))
         for name in LABELS:
             result.values[name].append(_shown(name, labels[name], numbers.size) if name in labels else np.zeros(0))
         key = (numbers.tobytes(), structure.positions.round(6).tobytes(), structure.cell.round(6).tobytes())

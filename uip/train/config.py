@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from uip.config import existing_file, from_dict
+from uip.data.labels import LabelKeys
 from uip.train.loss import LossConfig
 from uip.train.optim import OptimConfig
 from uip.units import EV_PER_A3_TO_GPA
@@ -72,6 +73,14 @@ class DataConfig:
     elements are added."""
     reference_energies: dict[str, float] = field(default_factory=dict)
     """Reference energies of elements that are not fitted, eV: { Si = -5.4 }."""
+    energy_key: str = ""
+    """Entry of the files (info of ASE) with the energy, for example "REF_energy"; empty: free_energy of ASE, else its
+    energy."""
+    forces_key: str = ""
+    """Entry of the files (array of ASE) with the forces; empty: ASE's forces."""
+    stress_key: str = ""
+    """Entry of the files (info of ASE) with the stress, six numbers in ASE's order or nine; with "virial" in its name:
+    the virial, -stress times volume, in eV. Empty: ASE's stress."""
     stress_unit: str = "eV/A^3"
     """Unit of the stress labels: "eV/A^3", "GPa" or "kBar"."""
     stress_sign: str = "tension"
@@ -95,6 +104,11 @@ class DataConfig:
         for key, known in (("stress_unit", STRESS_UNITS), ("stress_sign", STRESS_SIGNS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"'data.{key}' must be one of {', '.join(known)}, got {getattr(self, key)!r}")
+        if "virial" in self.stress_key.lower() and self.stress_scale != 1.0:
+            raise ValueError(
+                f"virials ('data.stress_key' is {self.stress_key!r}) must be in eV and positive under compression, got "
+                f"'data.stress_unit' {self.stress_unit!r} and 'data.stress_sign' {self.stress_sign!r}; leave both out"
+            )
         if self.augment is not None and not isinstance(self.augment, bool):
             raise ValueError(f"'data.augment' must be true or false, got {self.augment!r}")
         if self.batch_size < 1:
@@ -109,6 +123,11 @@ class DataConfig:
     def augments(self, model: str) -> bool:
         """Whether structures are rotated at random, for the architecture `model`."""
         return model == "allscaip" if self.augment is None else self.augment
+
+    @property
+    def label_keys(self) -> LabelKeys:
+        """Names of the entries that are labels."""
+        return LabelKeys(self.energy_key, self.forces_key, self.stress_key)
 
     @property
     def stress_scale(self) -> float:

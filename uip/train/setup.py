@@ -131,7 +131,8 @@ def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
     wait for its lock, not in a barrier, which would give up after half an hour.
     """
     data = config.data
-    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, model.elements, data.stress_scale)
+    graph = (model.cutoff, model.bond_cutoff, model.soft, model.elements)
+    settings = GraphSettings(*graph, data.stress_scale, data.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
     for path in (*data.train, *data.validation):
         existing_file(path)
