@@ -12,6 +12,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "long_range"))  # its modules have tests
 
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
