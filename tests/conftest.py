@@ -47,7 +47,7 @@ def random_allscaip(*, seed: int = 0, **changes: object) -> AllScAIP:
         for name, parameter in model.named_parameters():
             if "norm" in name or "scale" in name:
                 continue
-            if "radial_weight" in name or "element" in name or name.endswith("bias"):
+            if any(part in name for part in ("radial_weight", "sink", "element")) or name.endswith("bias"):
                 parameter.normal_()
             else:
                 parameter.mul_(2.0)

@@ -41,7 +41,7 @@ ALLSCAIP = {
     "allscaip-plain": {},
     "allscaip-angular": {"angular": True},
     "allscaip-radial": {"radial": True},
-    "allscaip-full": {"angular": True, "radial": True},
+    "allscaip-full": {"angular": True, "radial": True, "sink": True},
 }
 
 SLOW = [("allscaip-full", "float64"), ("chgnet-0.3.0", "float64"), ("random", "float64"), ("random", "float32")]

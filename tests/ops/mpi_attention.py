@@ -7,6 +7,8 @@ other ranks own, "wrong order" gathers ranks in another order than gradients are
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from mpi4py import MPI
@@ -31,7 +33,9 @@ class WrongOrder(MPICommunicator):
         return super().all_gather(x, num_total).flip(0)
 
 
-def results(q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, seed: Tensor) -> list[Tensor]:
+def results(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, seed: Tensor, sink: Tensor | None
+) -> list[Tensor]:
     """Output and gradients."""
     variables = [x.clone().requires_grad_() for x in (q, k, v)]
     radial = None
@@ -41,7 +45,7 @@ def results(q: Tensor, k: Tensor, v: Tensor, positions: Tensor | None, seed: Ten
         weight = torch.linspace(-1, 1, 64, dtype=torch.float64).view(2, 32)
         radial = Radial(weight, places, strain, CELL, torch.tensor([[True, True, False]]))
         variables += [places, strain]
-    out = attend(*variables[:3], torch.zeros(len(q), dtype=torch.int64), 2, radial)
+    out = attend(*variables[:3], torch.zeros(len(q), dtype=torch.int64), 2, radial, sink)
     return [out.detach(), *torch.autograd.grad(out, variables, seed)]
 
 
@@ -54,13 +58,15 @@ def check_attention(comm: MPI.Comm, kind: str = "") -> None:
     positions = 5 * torch.randn(sum(COUNTS), 3, dtype=torch.float64, generator=generator)
     start = sum(COUNTS[: comm.rank])
     mine = slice(start, start + COUNTS[comm.rank])
-    for places in (None, positions):
-        whole = results(q, k, v, places, seed)
+    sink = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    for places, key in itertools.product((None, positions), (None, sink)):
+        whole = results(q, k, v, places, seed, key)
         for ring in (False, True):
             communicator = KINDS[kind](comm, np.empty((0, 2)), {EDGES: np.empty((0, 2))}, ring=ring)
             with use_communicator(communicator):
-                part = results(q[mine], k[mine], v[mine], None if places is None else places[mine], seed[mine])
+                part = results(q[mine], k[mine], v[mine], None if places is None else places[mine], seed[mine], key)
             for a, b in zip(part, whole, strict=True):
                 difference = float((a - b[mine]).abs().max()) if len(a) else 0.0
                 worst = comm.allreduce(difference, op=MPI.MAX)
-                assert worst < 1e-11, f"attention differs by {worst} (ring: {ring}, radial: {places is not None})"
+                case = f"ring: {ring}, radial: {places is not None}, sink: {key is not None}"
+                assert worst < 1e-11, f"attention differs by {worst} ({case})"

@@ -14,7 +14,8 @@ from uip.inference.evaluator import load_evaluator, predict
 
 
 def check_models(comm: MPI.Comm) -> None:
-    switches = [{}, {"angular": True}, {"radial": True}, {"angular": True, "radial": True}, {"readout": "direct"}]
+    full = {"angular": True, "radial": True, "sink": True}
+    switches = [{}, {"angular": True}, {"radial": True}, {"sink": True}, full, {"readout": "direct"}]
     models = [random_chgnet(), *(random_allscaip(**switch) for switch in switches)]
     for model in models:
         evaluator = load_evaluator(model)

@@ -316,6 +316,8 @@ def test_sinc_and_its_slope_at_zero() -> None:
         ({"channels": 30, "num_heads": 4}, "multiple of `num_heads`, got 30 and 4"),
         ({"angular": True, "angular_channels": (1, 2)}, "must add up to channels / num_heads = 64, got"),
         ({"radial": True, "node_attention": False}, "it needs `node_attention = true`"),
+        ({"sink": True, "node_attention": False}, "`sink` is a key of the all-to-all attention; it needs"),
+        ({"element_scale": 0.0}, "`element_scale` must be positive, got 0.0; published: 1e-3"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:

@@ -137,4 +137,9 @@ Attended merge(const Attended &a, const Attended &b) {
   return {weighted(a) + weighted(b), lse};
 }
 
+Attended with_sink(const Attended &attended, const Tensor &sink) {
+  const auto logits = sink.to(attended.lse.scalar_type()).expand_as(attended.lse);
+  return merge(attended, {at::zeros_like(attended.out), logits});
+}
+
 }  // namespace uip

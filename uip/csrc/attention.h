@@ -60,4 +60,8 @@ class Attention {
 /// Of two disjoint blocks of keys: attention to both.
 Attended merge(const Attended &a, const Attended &b);
 
+/// `attended` and one more key for all queries, of value 0 and logit `sink` (h,). `Attention::backward` of the result
+/// gives the gradients of the other keys.
+Attended with_sink(const Attended &attended, const at::Tensor &sink);
+
 }  // namespace uip

@@ -2,8 +2,8 @@
 //
 //     attend(q, k, v, ...) -> (out, lse)            attend_backward(...) -> gradients
 //
-// The backward pass recomputes the weights from the log-sum-exp. First derivatives only: training has its own form
-// (uip/ops/attention.py).
+// The backward pass recomputes the weights from the log-sum-exp, which includes the sink, if there is one. First
+// derivatives only, not of the sink and of the weights of the bias: training has its own form (uip/ops/attention.py).
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -58,7 +58,7 @@ struct Arguments {
   }
 };
 
-Attended attend(const Arguments &a) {
+Attended attend_atoms(const Arguments &a) {
   const Layout layout(a.k);
   if (layout.num_ranks() > 1) return attend_ranks(a.attention(0, 0, a.q.size(0)), a.q, a.keys(0, a.q.size(0)), layout);
   std::vector<Tensor> outs{a.q.narrow(0, 0, 0)}, lses{a.attention(0, 0, 0).forward(outs[0], a.keys(0, 0)).lse};
@@ -68,6 +68,12 @@ Attended attend(const Arguments &a) {
     lses.push_back(part.lse);
   }
   return {at::cat(outs), at::cat(lses)};
+}
+
+/// Each rank adds the sink to the results of its own queries, after all keys.
+Attended attend(const Arguments &a, const MaybeTensor &sink) {
+  const auto attended = attend_atoms(a);
+  return sink ? with_sink(attended, *sink) : attended;
 }
 
 BlockGradient attend_backward(const Arguments &a, const Tensor &gradient, const Attended &attended) {
@@ -119,8 +125,9 @@ struct RadialGradients {
 
 Tensor as(const Tensor &x, const Tensor &like) { return x.to(like.scalar_type()).contiguous(); }
 
-AttentionResult plain(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads) {
-  const auto result = attend({q, k, v, graph_index, heads, {}, {}, {}, {}});
+AttentionResult plain(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
+                      const MaybeTensor &sink) {
+  const auto result = attend({q, k, v, graph_index, heads, {}, {}, {}, {}}, sink);
   return {as(result.out, q), result.lse.contiguous()};
 }
 
@@ -132,8 +139,8 @@ PlainGradients plain_backward(const Tensor &gradient, const Tensor &q, const Ten
 
 AttentionResult radial(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index, int64_t heads,
                        const Tensor &weight, const Tensor &positions, const Tensor & /*strain*/, const Tensor &cell,
-                       const Tensor &pbc) {
-  const auto result = attend({q, k, v, graph_index, heads, weight, positions, cell, pbc});
+                       const Tensor &pbc, const MaybeTensor &sink) {
+  const auto result = attend({q, k, v, graph_index, heads, weight, positions, cell, pbc}, sink);
   return {as(result.out, q), result.lse.contiguous()};
 }
 
@@ -153,7 +160,8 @@ Tensor lse_like(const Tensor &q, int64_t heads) {
 
 Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
-AttentionResult plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads) {
+AttentionResult plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads,
+                           const MaybeTensor &) {
   return {new_like(q), lse_like(q, heads)};
 }
 
@@ -163,7 +171,8 @@ PlainGradients plain_backward_meta(const Tensor &, const Tensor &q, const Tensor
 }
 
 AttentionResult radial_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads,
-                            const Tensor &, const Tensor &, const Tensor &, const Tensor &, const Tensor &) {
+                            const Tensor &, const Tensor &, const Tensor &, const Tensor &, const Tensor &,
+                            const MaybeTensor &) {
   return {new_like(q), lse_like(q, heads)};
 }
 
@@ -177,10 +186,10 @@ RadialGradients radial_backward_meta(const Tensor &, const Tensor &q, const Tens
 class Plain : public torch::autograd::Function<Plain> {
  public:
   static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
-                               const Tensor &graph_index, int64_t heads) {
+                               const Tensor &graph_index, int64_t heads, const MaybeTensor &sink) {
     static const auto op = find_op<decltype(Tupled<plain>::call)>("uip::attend");
     at::AutoDispatchBelowADInplaceOrView below;
-    const auto [out, lse] = op.call(q, k, v, graph_index, heads);
+    const auto [out, lse] = op.call(q, k, v, graph_index, heads, sink);
     context->save_for_backward({q, k, v, out, lse, graph_index});
     context->saved_data["heads"] = heads;
     remember_comm(context);
@@ -194,7 +203,7 @@ class Plain : public torch::autograd::Function<Plain> {
     const auto x = context->get_saved_variables();
     const auto [q, k, v] =
         op.call(gradients[0], x[0], x[1], x[2], x[3], x[4], x[5], context->saved_data["heads"].toInt());
-    return {q, k, v, Tensor(), Tensor()};
+    return {q, k, v, Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -202,10 +211,10 @@ class WithRadial : public torch::autograd::Function<WithRadial> {
  public:
   static variable_list forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v,
                                const Tensor &graph_index, int64_t heads, const Tensor &weight, const Tensor &positions,
-                               const Tensor &strain, const Tensor &cell, const Tensor &pbc) {
+                               const Tensor &strain, const Tensor &cell, const Tensor &pbc, const MaybeTensor &sink) {
     static const auto op = find_op<decltype(Tupled<radial>::call)>("uip::attend_radial");
     at::AutoDispatchBelowADInplaceOrView below;
-    const auto [out, lse] = op.call(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
+    const auto [out, lse] = op.call(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc, sink);
     context->save_for_backward({q, k, v, out, lse, graph_index, weight, positions, cell, pbc});
     context->saved_data["heads"] = heads;
     remember_comm(context);
@@ -219,20 +228,20 @@ class WithRadial : public torch::autograd::Function<WithRadial> {
     const auto x = context->get_saved_variables();
     const auto [q, k, v, positions, strain] = op.call(gradients[0], x[0], x[1], x[2], x[3], x[4], x[5],
                                                       context->saved_data["heads"].toInt(), x[6], x[7], x[8], x[9]);
-    return {q, k, v, Tensor(), Tensor(), Tensor(), positions, strain, Tensor(), Tensor()};
+    return {q, k, v, Tensor(), Tensor(), Tensor(), positions, strain, Tensor(), Tensor(), Tensor()};
   }
 };
 
 AttentionResult plain_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index,
-                               int64_t heads) {
-  const auto result = Plain::apply(q, k, v, graph_index, heads);
+                               int64_t heads, const MaybeTensor &sink) {
+  const auto result = Plain::apply(q, k, v, graph_index, heads, sink);
   return {result[0], result[1]};
 }
 
 AttentionResult radial_autograd(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &graph_index,
                                 int64_t heads, const Tensor &weight, const Tensor &positions, const Tensor &strain,
-                                const Tensor &cell, const Tensor &pbc) {
-  const auto result = WithRadial::apply(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc);
+                                const Tensor &cell, const Tensor &pbc, const MaybeTensor &sink) {
+  const auto result = WithRadial::apply(q, k, v, graph_index, heads, weight, positions, strain, cell, pbc, sink);
   return {result[0], result[1]};
 }
 
@@ -244,13 +253,14 @@ void implement(torch::Library &library) {
 }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {
-  library.def("attend(Tensor q, Tensor k, Tensor v, Tensor graph_index, int heads) -> (Tensor, Tensor)");
+  library.def(
+      "attend(Tensor q, Tensor k, Tensor v, Tensor graph_index, int heads, Tensor? sink=None) -> (Tensor, Tensor)");
   library.def(
       "attend_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor graph_index, "
       "int heads) -> (Tensor, Tensor, Tensor)");
   library.def(
       "attend_radial(Tensor q, Tensor k, Tensor v, Tensor graph_index, int heads, Tensor weight, Tensor positions, "
-      "Tensor strain, Tensor cell, Tensor pbc) -> (Tensor, Tensor)");
+      "Tensor strain, Tensor cell, Tensor pbc, Tensor? sink=None) -> (Tensor, Tensor)");
   library.def(
       "attend_radial_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
       "Tensor graph_index, int heads, Tensor weight, Tensor positions, Tensor cell, Tensor pbc) "

@@ -58,6 +58,11 @@ class AllScAIPConfig:
     """Channels per head for each degree l = 0, 1, ..."""
     radial: bool = False
     """Radial bias ("Si", ERoPE) in the all-to-all attention."""
+    sink: bool = False
+    """A key of value 0 with a learned logit per head in the all-to-all attention (`uip.ops.attention`), so that the
+    sum of attention weights depends on distances. Not published."""
+    element_scale: float = 1e-3
+    """Initial element embeddings are uniform between -element_scale and element_scale."""
     smooth: bool = True
     """Weight neighbours in the bond-orientational order with their envelope. False, as for published weights: with 1
     or 0, so that energy and forces are discontinuous when a neighbour enters or leaves."""
@@ -84,6 +89,10 @@ class AllScAIPConfig:
             )
         if self.radial and not self.node_attention:
             raise ValueError("`radial` is a bias of the all-to-all attention; it needs `node_attention = true`")
+        if self.sink and not self.node_attention:
+            raise ValueError("`sink` is a key of the all-to-all attention; it needs `node_attention = true`")
+        if not self.element_scale > 0:
+            raise ValueError(f"`element_scale` must be positive, got {self.element_scale}; published: 1e-3")
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -125,13 +134,13 @@ class NodeAttention(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1.0 / config.num_layers))
         start = torch.full((config.num_heads, NUM_FREQUENCIES), 1.0 / NUM_FREQUENCIES)
         self.radial_weight = nn.Parameter(start) if config.radial else None
+        self.sink = nn.Parameter(torch.zeros(config.num_heads)) if config.sink else None
 
     def forward(self, v: Tensor, global_geometry: GlobalGeometry) -> Tensor:
         query, key, value = self.qkv(self.norm(v)).chunk(3, dim=1)
         attention = attend_double_backward if self.training else attend
-        out = attention(
-            query, key, value, global_geometry.graph_index, self.heads, global_geometry.radial(self.radial_weight)
-        )
+        radial = global_geometry.radial(self.radial_weight)
+        out = attention(query, key, value, global_geometry.graph_index, self.heads, radial, self.sink)
         return self.scale * self.output(out)
 
 
@@ -313,4 +322,4 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
     if isinstance(module, TokenEmbedding):
-        nn.init.uniform_(module.element.weight, -1e-3, 1e-3)
+        nn.init.uniform_(module.element.weight, -module.element_scale, module.element_scale)

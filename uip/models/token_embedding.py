@@ -56,6 +56,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         channels = config.channels
         self.smooth, self.cutoff, self.num_radial = config.smooth, config.cutoff, config.num_radial
+        self.element_scale = config.element_scale
         sizes = [2 * degree + 1 for degree in range(HARMONICS_DEGREE + 1)]
         scale = [math.sqrt(size) for size in sizes for _ in range(size)]
         self.register_buffer("degree_scale", torch.tensor(scale, dtype=torch.float64), persistent=False)

@@ -6,6 +6,9 @@ Letters: N atoms, h heads, d channels per head, H = h d. For each head, with sum
     b_ij  = ln(softplus(sum_k W_k sinc(omega_k r_ij)) + 1e-6)            (radial bias, ERoPE)
 
 r_ij is the shortest distance over all periodic images (`nearest_images`), 0 for i = j.
+
+An optional sink is one more key in the softmax, of value 0 and with a logit s that is the same for all queries. The
+weights of the atoms then add up to less than 1, and with a radial bias their sum depends on distances.
 """
 
 from __future__ import annotations
@@ -124,9 +127,15 @@ def candidate_shifts(cell: Tensor, pbc: Tensor) -> Tensor:
 
 
 def attend_double_backward(
-    q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph_index: Tensor,
+    heads: int,
+    radial: Radial | None = None,
+    sink: Tensor | None = None,
 ) -> Tensor:
-    """out (N, H) from q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending.
+    """out (N, H) from q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending; `sink` (h,): logits s.
 
     For graphs with up to `TILE` logits the N x N matrices are stored for the backward pass. For larger graphs only the
     arguments are stored, and the matrices are recomputed in tiles of `TILE` logits.
@@ -135,38 +144,55 @@ def attend_double_backward(
     for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
         query, key, value = (x[atoms].unflatten(1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
         bias = None if radial is None else radial.of_graph(graph, atoms)
-        parts.append(_attend_one(query, key, value, bias).transpose(0, 1).flatten(1))
+        parts.append(_attend_one(query, key, value, bias, sink).transpose(0, 1).flatten(1))
     return torch.cat(parts) if parts else torch.zeros_like(q)
 
 
-def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None) -> Tensor:
+def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, sink: Tensor | None) -> Tensor:
     """One graph: (h, N, d) each."""
     heads, num_atoms, _ = q.shape
     row = num_atoms * (heads if radial is None else heads + NUM_FREQUENCIES)
     size = max(1, TILE // max(1, row))
     if size >= num_atoms:
-        return _attend_rows(q, k, v, radial, slice(None))
+        return _attend_rows(q, k, v, radial, sink, slice(None))
     differentiable = {} if radial is None else radial.differentiable()
+    if sink is not None:
+        differentiable["sink"] = sink
     parts = []
     for tile, query in enumerate(q.split(size, dim=1)):
         rows = slice(tile * size, (tile + 1) * size)
-        parts.append(recomputed(functools.partial(_attend_tile, radial, rows), query, k, v, *differentiable.values()))
+        function = functools.partial(_attend_tile, radial, rows, tuple(differentiable))
+        parts.append(recomputed(function, query, k, v, *differentiable.values()))
     return torch.cat(parts, dim=1)
 
 
 def _attend_tile(
-    radial: Radial | None, rows: slice, q: Tensor, k: Tensor, v: Tensor, *differentiable: Tensor
+    radial: Radial | None,
+    rows: slice,
+    names: tuple[str, ...],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *differentiable: Tensor,
 ) -> Tensor:
-    """`_attend_rows` as a function of all tensors with respect to which derivatives are taken."""
-    if radial is not None:
-        radial = replace(radial, **dict(zip(radial.differentiable(), differentiable, strict=True)))
-    return _attend_rows(q, k, v, radial, rows)
+    """`_attend_rows` as a function of all tensors with respect to which derivatives are taken.
+
+    `names` of `differentiable`: fields of `radial`, "sink".
+    """
+    values = dict(zip(names, differentiable, strict=True))
+    sink = values.pop("sink", None)
+    return _attend_rows(q, k, v, None if radial is None else replace(radial, **values), sink, rows)
 
 
-def _attend_rows(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, rows: slice) -> Tensor:
+def _attend_rows(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, sink: Tensor | None, rows: slice) -> Tensor:
     """(h, Q, d) from the queries (h, Q, d) of the atoms `rows` and the keys and values (h, N, d) of all atoms."""
     logits = q @ k.mT / math.sqrt(q.shape[2])
-    return torch.softmax(logits if radial is None else logits + radial.bias(rows), dim=2) @ v
+    if radial is not None:
+        logits = logits + radial.bias(rows)
+    if sink is None:
+        return torch.softmax(logits, dim=2) @ v
+    of_sink = sink.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+    return torch.softmax(torch.cat([logits, of_sink], dim=2), dim=2)[:, :, :-1] @ v
 
 
 def _atoms_of_graphs(graph_index: Tensor) -> Iterator[slice]:

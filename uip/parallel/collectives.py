@@ -44,17 +44,25 @@ def all_gather(x: Tensor, total_like: Tensor) -> Tensor:
     return torch.ops.uip.all_gather(x, total_like) if _ops_in_use else x
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph_index: Tensor,
+    heads: int,
+    radial: Radial | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
     """Attention of this rank's atoms to the atoms of all ranks, (N, H); formula and arguments: `uip.ops.attention`.
 
-    Memory is linear in N, on one rank and on many. First derivatives only.
+    Memory is linear in N, on one rank and on many. First derivatives only, with respect to q, k, v and the geometry.
     """
     load_library()
     if radial is None:
-        return torch.ops.uip.attend(q, k, v, graph_index, heads)[0]
+        return torch.ops.uip.attend(q, k, v, graph_index, heads, sink)[0]
     strain = radial.positions.new_zeros(0) if radial.strain is None else radial.strain
     where = (radial.weight, radial.positions, strain, radial.cell, radial.pbc)
-    return torch.ops.uip.attend_radial(q, k, v, graph_index, heads, *where)[0]
+    return torch.ops.uip.attend_radial(q, k, v, graph_index, heads, *where, sink)[0]
 
 
 @contextmanager
