@@ -38,17 +38,15 @@ from uip.data.samples import Sample
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import Graph, Outputs, edge_vectors
 from uip.models import chgnet
-from uip.models.chgnet import AngleUpdate, BondUpdate, CHGNet, CHGNetConfig
+from uip.models.chgnet import AngleUpdate, BondUpdate, CHGNet, CHGNetConfig, Pairs
 from uip.models.readout import evaluate, total_energy
 from uip.nn.mlp import GatedMLP
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
 
-def joined_angle_message(
-    mlp: GatedMLP, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angle_index: Tensor
-) -> Tensor:
+def joined_angle_message(mlp: GatedMLP, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angles: Pairs) -> Tensor:
     """`chgnet.angle_message` with its first layer on a concatenation."""
-    first, second = angle_index
+    first, second = angles.row.index, angles.column.index
     return mlp(mlp.first(torch.cat([e[first], e[second], t, v[bond_centre[first]]], dim=1)))
 
 
@@ -76,9 +74,9 @@ def dead_update(model: CHGNet) -> AbstractContextManager[Any]:
     """An angle update after the last bond update, whose result is not used."""
     extra, last, original = AngleUpdate(model.config), model.bond_updates[-1], BondUpdate.forward
 
-    def forward(self: BondUpdate, *arguments: Tensor) -> Tensor:
+    def forward(self: BondUpdate, *arguments: Any) -> Tensor:
         e = original(self, *arguments)
-        _, t, v, _, centre, angles, _ = arguments
+        _, t, v, _, centre, _, angles = arguments
         return e + 0.0 * extra(e, t, v, centre, angles).sum() if self is last else e
 
     return patch.object(BondUpdate, "forward", forward)

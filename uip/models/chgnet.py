@@ -31,6 +31,7 @@ from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.fused import is_plain
 from uip.nn.mlp import GatedMLP
 from uip.ops.recompute import recomputed
+from uip.ops.segment_sum import Segments, gather, make_segments, segment_sum
 from uip.parallel.collectives import BONDS, ghost_gather, reverse_edges
 from uip.parallel.library import LIBRARY, load_library
 
@@ -69,6 +70,19 @@ class CHGNetConfig:
             raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Edges between atoms, or angles between bonds: sorted by the rows where their messages are summed."""
+
+    row: Segments
+    column: Segments
+
+    @staticmethod
+    def of(index: Tensor, num_rows: int, num_columns: int) -> Pairs:
+        """`index` (2, M), ascending in its first row."""
+        return Pairs(make_segments(index[0], num_rows, is_sorted=True), make_segments(index[1], num_columns))
+
+
 class AtomUpdate(nn.Module):
     """v_i += W_v sum_j G([v_i, e_ij, v_j]) * w_ij."""
 
@@ -81,23 +95,20 @@ class AtomUpdate(nn.Module):
         """Contribution of initial edge features to the first layer, with bias: (E, num_radial) to (E, 2C)."""
         return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
 
-    def forward(self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edges: Pairs) -> Tensor:
         """`v` (N, C); `rows` (R, C): `v` and ghosts; `edge` (E, 2C): contribution of edges to the first layer;
         `weight` (E, C): w_ij."""
         centre = self.message.project(v, 0)
         neighbor = self.message.project(rows, 2)
-        total = edge + centre.index_select(0, edge_index[0]) + neighbor.index_select(0, edge_index[1])
-        message = self.message(total) * weight
-        return v + self.output(torch.zeros_like(v).index_add(0, edge_index[0], message))
+        message = self.message.message(centre, neighbor, edge, edges.row, edges.column) * weight
+        return v + self.output(segment_sum(message, edges.row))
 
 
-def angle_message(mlp: GatedMLP, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angle_index: Tensor) -> Tensor:
+def angle_message(mlp: GatedMLP, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angles: Pairs) -> Tensor:
     """G([e_a, e_b, t_ab, v_c]) for all angles, (A, C), of bonds `e` (S, C), angles `t` (A, C) and atoms `v` (N, C)."""
     centre = F.linear(v, mlp.weight(3), mlp.first.bias)
     first = mlp.project(e, 0) + centre.index_select(0, bond_centre)
-    second = mlp.project(e, 1)
-    total = mlp.project(t, 2) + first.index_select(0, angle_index[0]) + second.index_select(0, angle_index[1])
-    return mlp(total)
+    return mlp.message(first, mlp.project(e, 1), mlp.project(t, 2), angles.row, angles.column)
 
 
 class BondUpdate(nn.Module):
@@ -115,13 +126,13 @@ class BondUpdate(nn.Module):
         v: Tensor,
         weight: Tensor,
         bond_centre: Tensor,
-        angle_index: Tensor,
         reverse_bond: Tensor,
+        angles: Pairs,
     ) -> Tensor:
         """`weight` (S, C): u_a."""
-        message = angle_message(self.message, e, t, v, bond_centre, angle_index)
-        message = message * weight.index_select(0, angle_index[1])
-        s = torch.zeros_like(e).index_add(0, angle_index[0], message) * weight
+        message = angle_message(self.message, e, t, v, bond_centre, angles)
+        message = message * gather(weight, angles.column)
+        s = segment_sum(message, angles.row) * weight
         return e + self.output(s + reverse_edges(s, reverse_bond, BONDS))
 
 
@@ -132,14 +143,8 @@ class AngleUpdate(nn.Module):
         super().__init__()
         self.message = GatedMLP(4, config.channels, hidden=False, norm=config.norm)
 
-    def forward(self, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angle_index: Tensor) -> Tensor:
-        return t + angle_message(self.message, e, t, v, bond_centre, angle_index)
-
-
-def run_module(module: nn.Module, *arguments: Tensor) -> Tensor:
-    """Call a module, with the signature of `recomputed`."""
-    result: Tensor = module(*arguments)
-    return result
+    def forward(self, e: Tensor, t: Tensor, v: Tensor, bond_centre: Tensor, angles: Pairs) -> Tensor:
+        return t + angle_message(self.message, e, t, v, bond_centre, angles)
 
 
 class CHGNet(Potential):
@@ -247,22 +252,23 @@ class CHGNet(Potential):
         t = self.angle_embedding(self.angle_basis(cosine))
         magmoms = v.new_zeros(v.shape[0])
         last = self.config.num_layers - 1
-        run = recomputed if self.recompute else run_module
+        edges = Pairs.of(edge_index, v.shape[0], atomic_numbers.shape[0])
+        angles = Pairs.of(angle_index, e.shape[0], e.shape[0])
         for layer in range(self.config.num_layers):
             update = cast(AtomUpdate, self.atom_updates[layer])
             edge = update.edge_part(radial, self.edge_embedding.weight)
             if layer > 0:
                 rows = ghost_gather(v, atomic_numbers)
-                e = run(self.bond_updates[layer - 1], e, t, v, bond_weight, bond_centre, angle_index, reverse_bond)
+                e = self._run(self.bond_updates[layer - 1], angles, e, t, v, bond_weight, bond_centre, reverse_bond)
                 edge = edge.index_add(0, bond_index, update.message.project(e - start, 1))
                 if self.config.output_bias:
                     shift = update.message.project(self._bond_bias(layer), 1)
                     edge = edge + _in_graphs_with_angles(edge, graph_index, edge_index, bond_index, angle_index) * shift
             if 0 < layer < last:
-                t = run(self.angle_updates[layer - 1], e, t, v, bond_centre, angle_index)
+                t = self._run(self.angle_updates[layer - 1], angles, e, t, v, bond_centre)
             if layer == last:
                 magmoms = self.magmom(v).squeeze(1).abs()
-            v = run(update, v, rows, edge, weight, edge_index)
+            v = self._run(update, edges, v, rows, edge, weight)
         node_energy = self.readout(self.readout_norm(v)).squeeze(1)
         node_energy = node_energy + self.reference_energy.index_select(0, species)
         if self.direct is None:
@@ -270,7 +276,16 @@ class CHGNet(Potential):
         edge = self.direct.edge_part(radial, self.edge_embedding.weight)
         edge = edge.index_add(0, bond_index, self.direct.message.project(e - start, 1))
         rows = ghost_gather(v, atomic_numbers)
-        return Output(node_energy, magmoms, self.direct(v, rows, edge, weight, edge_index, edge_vec))
+        return Output(node_energy, magmoms, self.direct(v, rows, edge, weight, edges.row, edges.column, edge_vec))
+
+    def _run(self, update: nn.Module, pairs: Pairs, *arguments: Tensor) -> Tensor:
+        """`update(*arguments, pairs)`, with or without storing its intermediates."""
+
+        def function(*tensors: Tensor) -> Tensor:
+            result: Tensor = update(*tensors, pairs)
+            return result
+
+        return recomputed(function, *arguments, weights=update.parameters()) if self.recompute else function(*arguments)
 
     def _bond_bias(self, layer: int) -> Tensor:
         """Sum of the biases added to bonds before atom update `layer`, (C,)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uip.nn.mlp import GatedMLP
+from uip.ops.segment_sum import Segments
 
 
 class DirectGradient(nn.Module):
@@ -30,11 +31,17 @@ class DirectGradient(nn.Module):
         return F.linear(radial, self.message.weight(1) @ embedding, self.message.first.bias)
 
     def forward(
-        self, v: Tensor, rows: Tensor, edge: Tensor, weight: Tensor, edge_index: Tensor, edge_vec: Tensor
+        self,
+        v: Tensor,
+        rows: Tensor,
+        edge: Tensor,
+        weight: Tensor,
+        centres: Segments,
+        neighbors: Segments,
+        edge_vec: Tensor,
     ) -> Tensor:
         """`v` (N, C); `rows` (R, C): `v` and ghosts; `edge` (E, 2C): contribution of edges to the first layer;
         `weight` (E, C): w_ij."""
-        centre = self.message.project(v, 0).index_select(0, edge_index[0])
-        neighbor = self.message.project(rows, 2).index_select(0, edge_index[1])
-        strength = self.output(self.message(edge + centre + neighbor) * weight)
+        centre, neighbor = self.message.project(v, 0), self.message.project(rows, 2)
+        strength = self.output(self.message.message(centre, neighbor, edge, centres, neighbors) * weight)
         return strength * edge_vec / torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uip.ops.kernels import has_kernels
+from uip.ops.segment_sum import Segments
+
 
 class GatedMLP(nn.Module):
     """Sums of projections (rows, 2 C) to (rows, C).
@@ -50,3 +53,29 @@ class GatedMLP(nn.Module):
         core = self.core_norm(self.core(core))
         gate = self.gate_norm(self.gate(gate))
         return F.silu(core) * torch.sigmoid(gate)
+
+    def message(self, first: Tensor, second: Tensor, each: Tensor, row: Segments, column: Segments) -> Tensor:
+        """`forward` of each + first[row] + second[column], (M, C); on CUDA tensors by a kernel that forms no sum.
+
+        Args:
+            first, second: (rows, 2 C); row, column: which of their rows, (M,).
+            each: (M, 2 C).
+        """
+        if not has_kernels(each):
+            return self(each + first.index_select(0, row.index) + second.index_select(0, column.index))
+        from uip.ops.cuda.gated_message import gated_message
+
+        lists = [*row.tensors(), *column.tensors()]
+        norm = isinstance(self.core_norm, nn.LayerNorm)
+        return gated_message(first, second, each, lists, *self._packed(each), norm)
+
+    def _packed(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights behind the first layer: matrices (2, C, C), or of no rows; vectors (2, 3, C): bias, scale, shift."""
+        zero, one = like.new_zeros(self.channels), like.new_ones(self.channels)
+        vectors, matrices = [], []
+        for layer, norm in ((self.core, self.core_norm), (self.gate, self.gate_norm)):
+            vectors.append(layer.bias if isinstance(layer, nn.Linear) else zero)
+            vectors += [norm.weight, norm.bias] if isinstance(norm, nn.LayerNorm) else [one, zero]
+            matrices += [layer.weight] if isinstance(layer, nn.Linear) else []
+        packed = torch.stack(matrices) if matrices else like.new_empty(0, self.channels, self.channels)
+        return packed, torch.stack(vectors).view(2, 3, self.channels)

@@ -22,25 +22,26 @@ class Segments:
 
     index: Tensor
     """(M,) segment of each row."""
+    number: int
+    """N."""
     order: Tensor
-    """(M,) rows sorted by segment, or (0,) where they are sorted. (0,) too where no kernel reads it."""
+    """(M,) rows sorted by segment; (0,) where they are sorted, or no kernel reads it."""
     offsets: Tensor
-    """(N + 1,) first row of each segment, in `order`. Where no kernel reads it: any values."""
+    """(N + 1,) first row of each segment, in `order`; (0,) where no kernel reads it."""
 
-    @property
-    def number(self) -> int:
-        return self.offsets.shape[0] - 1
+    def tensors(self) -> list[Tensor]:
+        return [self.index, self.order, self.offsets]
 
 
 def make_segments(index: Tensor, number: int, *, is_sorted: bool = False) -> Segments:
     """Segments 0 .. number - 1 of rows with `index` (M,) int64; sorts them once for all sums, without a
     synchronisation of the device."""
-    none, offsets = index.new_empty(0), index.new_empty(number + 1)
+    none = index.new_empty(0)
     if not has_kernels(index):
-        return Segments(index, none, offsets)
+        return Segments(index, number, none, none)
     ascending, order = (index, none) if is_sorted else torch.sort(index, stable=True)
     offsets = torch.searchsorted(ascending, torch.arange(number + 1, device=index.device))
-    return Segments(index, order, offsets)
+    return Segments(index, number, order, offsets)
 
 
 def segment_sum(x: Tensor, segments: Segments) -> Tensor:
@@ -48,7 +49,7 @@ def segment_sum(x: Tensor, segments: Segments) -> Tensor:
         return x.new_zeros(segments.number, x.shape[1]).index_add(0, segments.index, x)
     from uip.ops.cuda import segment_sum as cuda
 
-    return cuda.segment_sum(x, segments.index, segments.order, segments.offsets)
+    return cuda.segment_sum(x, *segments.tensors())
 
 
 def gather(x: Tensor, segments: Segments) -> Tensor:
@@ -56,4 +57,4 @@ def gather(x: Tensor, segments: Segments) -> Tensor:
         return x.index_select(0, segments.index)
     from uip.ops.cuda import segment_sum as cuda
 
-    return cuda.segment_gather(x, segments.index, segments.order, segments.offsets)
+    return cuda.segment_gather(x, *segments.tensors())

@@ -18,7 +18,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,7 @@ from uip.graph.batch import Graph
 from uip.models.potential import Potential
 from uip.models.readout import evaluate
 from uip.nn.fused import plain_form
+from uip.ops.kernels import without_kernels
 from uip.parallel.library import load_library
 from uip.program.reader import load_program
 from uip.program.signature import private_key
@@ -92,7 +93,8 @@ def export_model(
         ready.activation_budget = 0.0
     record = _record(exact, ready, native=native, compiled=path.suffix == ".pt2")
     report("tracing energy and gradient")
-    program = trace(ready)
+    with without_kernels() if path.suffix == ".pt" else nullcontext():  # which cannot store them
+        program = trace(ready)
     if place.type == "cpu":
         program = in_order(program)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".uip-export-") as folder:
