@@ -1,6 +1,7 @@
 """Neighbourhood attention of AllScAIP: attention within rows of tokens, in plain torch, for training.
 
-Inference uses a tiled op of libuip (`uip/csrc/row_tile.h`).
+Inference uses a tiled op of libuip (`uip/csrc/row_tile.h`). On CUDA tensors, without the angular encoding, a kernel
+computes it without padding (`uip.ops.cuda.row_attention`).
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms first, then bonds), W = K + 1 slots of the longest row, h heads,
 d channels per head, H = h d. Tokens are stored without padding; only for the products of queries and keys are they
@@ -24,9 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uip.nn.spherical import legendre
+from uip.ops.kernels import has_kernels
 
 NEVER = -1e9
 """Logit of an empty slot."""
+LONGEST_ROW = 128
+"""Largest W of the kernel: a row is one tile."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Te
     Args:
         degrees: channels per head for each degree of the angular encoding.
     """
+    if _has_kernel(x, rows):
+        return _with_kernel(x.chunk(3, dim=1), rows, heads, own=False)
     q, k, v = _by_head(x, rows, heads, 3)
     context = _joined(_attend(q, k, v, rows, heads, degrees), rows.num_atoms, heads)
     return unpad_tokens(context, rows.tokens, rows.slots, rows.filled)
@@ -138,9 +144,23 @@ def attend_rows(x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Te
 
 def attend_rows_of_atoms(query: Tensor, x: Tensor, rows: Rows, heads: int, degrees: Sequence[int]) -> Tensor:
     """Contexts (N, H) from the atoms' own queries (N, H) and all keys and values (T, 2 H)."""
+    if _has_kernel(x, rows):
+        return _with_kernel((query, *x.chunk(2, dim=1)), rows, heads, own=True)
     k, v = _by_head(x, rows, heads, 2)
     context = _attend(query.reshape(-1, 1, query.shape[1] // heads), k, v, rows, heads, degrees)
     return _joined(context, rows.num_atoms, heads)
+
+
+def _has_kernel(x: Tensor, rows: Rows) -> bool:
+    """There is none for the angular encoding, nor for longer rows."""
+    return has_kernels(x) and rows.legendre is None and rows.width <= LONGEST_ROW
+
+
+def _with_kernel(parts: Sequence[Tensor], rows: Rows, heads: int, *, own: bool) -> Tensor:
+    from uip.ops.cuda.row_attention import attend_rows as attend_rows_with_kernel
+
+    q, k, v = parts
+    return attend_rows_with_kernel(q, k, v, rows.tokens, rows.bias, heads, own)
 
 
 def _by_head(x: Tensor, rows: Rows, heads: int, number: int) -> list[Tensor]:

@@ -109,7 +109,7 @@ def backward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Gradients of z, (M, 2 C). With WEIGHTS also gradients of a and silu(z), (M, 2 C), and sums of those of vectors."""
+    """Gradients of z, (M, 2 C). With WEIGHTS also those of a, silu(z), (M, 2 C), and sums of those of vectors."""
     tile = tl.program_id(0)
     m, c, mask, r, k = indices(row, column, tile, M, C, BLOCK_M, BLOCK_C)
     w_core, w_gate = matrix(matrices, c, C, 0, HIDDEN), matrix(matrices, c, C, 1, HIDDEN)

@@ -17,7 +17,7 @@ from uip.ops._triton.gated_message import backward_kernel, forward_kernel, secon
 from uip.ops.cuda.launch import can_launch, padded
 from uip.ops.cuda.segment_sum import segment_sum
 
-BLOCK_M = 16
+BLOCK_M, WARPS = 16, 8
 
 
 @triton_op("uip_triton::gated_message", mutates_args={})
@@ -37,7 +37,7 @@ def gated_message(
     if can_launch(each):
         inputs = [x.contiguous() for x in (first, second, each, lists[0], lists[3], matrices, vectors)]
         sizes = (count, channels, matrices.shape[0] > 0, norm, BLOCK_M, padded(channels))
-        wrap_triton(forward_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, out, *sizes)
+        wrap_triton(forward_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, out, *sizes, num_warps=WARPS)
     return out
 
 
@@ -61,7 +61,7 @@ def gated_message_backward(
         inputs = [x.contiguous() for x in (gradient, first, second, each, lists[0], lists[3], matrices, vectors)]
         sizes = (count, channels, matrices.shape[0] > 0, norm, weights, BLOCK_M, padded(channels))
         outputs = (g_total, inner, hidden, sums)
-        wrap_triton(backward_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, *outputs, *sizes)
+        wrap_triton(backward_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, *outputs, *sizes, num_warps=WARPS)
     return g_total, _product(inner, hidden, matrices), sums.sum(0).to(each.dtype)
 
 
@@ -87,7 +87,7 @@ def gated_message_second(
         inputs = [x.contiguous() for x in given]
         sizes = (count, channels, matrices.shape[0] > 0, norm, weights, BLOCK_M, padded(channels))
         outputs = (tangent, g_total, *kept, sums)
-        wrap_triton(second_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, *outputs, *sizes)
+        wrap_triton(second_kernel)[(triton.cdiv(count, BLOCK_M),)](*inputs, *outputs, *sizes, num_warps=WARPS)
     g_matrices = _product(inner_tangent, hidden, matrices) + _product(inner, hidden_tangent, matrices)
     return tangent, g_total, g_matrices, sums.sum(0).to(each.dtype)
 

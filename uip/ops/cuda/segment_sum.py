@@ -12,7 +12,7 @@ from torch.library import triton_op, wrap_triton
 from uip.ops._triton.segment_sum import segment_sum_kernel
 from uip.ops.cuda.launch import can_launch
 
-BLOCK_M, BLOCK_C = 16, 64
+BLOCK_M, BLOCK_C, WARPS = 16, 64, 4
 
 
 @triton_op("uip_triton::segment_sum", mutates_args={})
@@ -24,7 +24,8 @@ def segment_sum(x: Tensor, index: Tensor, order: Tensor, offsets: Tensor) -> Ten
     grid = (out.shape[0], triton.cdiv(channels, BLOCK_C))
     if can_launch(x):
         ordered = order.shape[0] == 0
-        wrap_triton(segment_sum_kernel)[grid](x, order, offsets, out, channels, ordered, BLOCK_M, BLOCK_C)
+        sizes = (channels, ordered, BLOCK_M, BLOCK_C)
+        wrap_triton(segment_sum_kernel)[grid](x, order, offsets, out, *sizes, num_warps=WARPS)
     return out
 
 
