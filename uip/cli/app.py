@@ -8,6 +8,7 @@ import typer
 
 import uip
 from uip.cli.data import data
+from uip.cli.doctor import doctor
 from uip.cli.errors import show_tracebacks
 from uip.cli.export import export, fairchem, verify
 from uip.cli.models import lammps_plugin_path, models, openmm_plugin_path
@@ -36,6 +37,7 @@ def main(
 
 
 app.command()(models)
+app.command()(doctor)
 app.command()(predict)
 app.command("eval")(evaluate)
 app.command()(export)
