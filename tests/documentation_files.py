@@ -15,6 +15,8 @@ from conftest import random_chgnet
 from export_files import exported
 from fairchem_files import CHECKPOINT
 
+from uip.checkpoint import save_checkpoint
+
 RUN = """
 [model]
 architecture = { num_elements = 30, channels = 8, num_layers = 3, num_radial = 5, num_angular = 5, num_readout = 1 }
@@ -85,12 +87,20 @@ def write_molecule(path: Path) -> None:
     ase.io.write(path, molecule("H2O"))
 
 
+def write_member(path: Path) -> None:
+    """One of a committee: its weights depend on its name."""
+    save_checkpoint(random_chgnet(seed=ord(path.stem)), path)
+
+
 INPUTS: dict[str, Callable[[Path], object]] = {
     "POSCAR": write_cell,
     "more.cif": write_cell,
     "crystal.cif": write_cell,
     "dump.lammpstrj": write_dump,
     "labelled.xyz": write_labelled,
+    "a.ckpt": write_member,
+    "b.ckpt": write_member,
+    "c.ckpt": write_member,
     "molecule.xyz": write_molecule,
     "big.xyz": write_molecule,
     "run.toml": lambda path: path.write_text(RUN),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from uip.checkpoint import dtype_name
 from uip.config import suggestion
 from uip.graph.ase_io import charge_and_spin, structure_from_atoms
 from uip.importers.published import PUBLISHED
-from uip.inference.evaluator import Evaluator, load_evaluator, split
-from uip.inference.origin import checksum
+from uip.inference.committee import Committee, Source, deviations, load_evaluators
+from uip.inference.evaluator import Evaluator, split
+from uip.inference.origin import checksum, joint_checksum
 from uip.inference.stresses import atomic_stresses
 from uip.models.potential import Potential
 
@@ -35,7 +36,8 @@ class Calculator(ASECalculator):
         atoms.calc = Calculator("chgnet-0.3.0")
 
     Args:
-        model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model.
+        model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model. A list of
+            them is a committee: results are means, and `results` also has `uip.inference.committee.DEVIATIONS`.
         device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or the device of an exported file.
         dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent), or torch's own;
             default float32, or that of a given model or exported file.
@@ -54,7 +56,7 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        model: str | Path | Potential,
+        model: Source | Sequence[Source],
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
@@ -84,8 +86,8 @@ class Calculator(ASECalculator):
         with self._lock:
             evaluator = getattr(self, "evaluator", None)
             if evaluator is None or changed.keys() - {"skin"}:
-                evaluator = load_evaluator(
-                    given["model"],
+                evaluator = load_evaluators(
+                    _sources(given["model"]),
                     device=given["device"],
                     dtype=given["dtype"],
                     trusted=given["trusted"],
@@ -94,7 +96,7 @@ class Calculator(ASECalculator):
             self._use(evaluator, given)
         return changed
 
-    def _use(self, evaluator: Evaluator, given: dict[str, Any]) -> None:
+    def _use(self, evaluator: Evaluator | Committee, given: dict[str, Any]) -> None:
         self.neighbors = evaluator.neighbor_list(skin=given["skin"])
         self.evaluator, self._given = evaluator, given
         self.implemented_properties = ["energy", "free_energy", "energies", *evaluator.properties]
@@ -102,15 +104,19 @@ class Calculator(ASECalculator):
         self.reset()
 
     def _describe(self) -> dict[str, Any]:
-        potential, model = self.evaluator.potential, self._given["model"]
+        members, sources = self.evaluator.members, _sources(self._given["model"])
+        potential = members[0].potential
+        pairs = list(zip(sources, members, strict=True))
         return {
-            "model": potential.card.name if isinstance(model, Potential) else str(model),
-            "name": potential.card.name,
+            "model": " + ".join(
+                member.name if isinstance(source, Potential) else str(source) for source, member in pairs
+            ),
+            "name": self.evaluator.name,
             "version": uip.__version__,
             "dtype": potential.precision,
             "device": str(potential.device),
             "skin": self._given["skin"],
-            "checksum": checksum(model, potential),
+            "checksum": joint_checksum([checksum(source, member.potential) for source, member in pairs]),
         }
 
     def _get_name(self) -> str:
@@ -125,8 +131,14 @@ class Calculator(ASECalculator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self._given
-        if isinstance(given["model"], Potential):
-            given = {**given, "model": self.evaluator.potential, "dtype": self.evaluator.potential.precision}
+        if _is_in_memory(given["model"]):
+            members = self.evaluator.members
+            sources = [
+                member.potential if isinstance(source, Potential) else source
+                for source, member in zip(_sources(given["model"]), members, strict=True)
+            ]
+            model = sources if isinstance(given["model"], list) else sources[0]
+            given = {**given, "model": model, "dtype": members[0].potential.precision}
         kept = {
             name: value for name, value in vars(self).items() if name in ("atoms", "results", "_directory", "prefix")
         }
@@ -150,7 +162,7 @@ class Calculator(ASECalculator):
         Raises:
             ValueError: the model is no file and has no published name.
         """
-        if isinstance(self._given["model"], Potential):
+        if _is_in_memory(self._given["model"]):
             raise ValueError(
                 "only a calculator of a published name or a file can become JSON, got one of a model in memory; "
                 "write the model with `uip.checkpoint.save_checkpoint` and use that file"
@@ -217,6 +229,7 @@ def _results(prediction: Mapping[str, Any]) -> dict[str, Any]:
         "free_energy": energy,
         "energies": prediction["node_energy"],
     }
+    results |= deviations(prediction)
     if "forces" in prediction:
         results["forces"] = prediction["forces"]
     if "magmoms" in prediction:
@@ -244,9 +257,26 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     if plain.get("trusted") is not None:
         plain["trusted"] = str(Path(plain["trusted"]).absolute())
     model = plain.get("model")
-    if isinstance(model, (str, Path)) and str(model) not in PUBLISHED and Path(model).exists():
-        plain["model"] = str(Path(model).absolute())
+    if isinstance(model, (list, tuple)):
+        plain["model"] = [_plain_source(source) for source in model]
+    elif model is not None:
+        plain["model"] = _plain_source(model)
     return plain
+
+
+def _plain_source(model: Source) -> Source:
+    if isinstance(model, (str, Path)) and str(model) not in PUBLISHED and Path(model).exists():
+        return str(Path(model).absolute())
+    return model
+
+
+def _sources(model: Source | Sequence[Source]) -> Sequence[Source]:
+    """The models of a committee, or the model in a list."""
+    return [model] if isinstance(model, (str, Path, Potential)) else model
+
+
+def _is_in_memory(model: Source | Sequence[Source]) -> bool:
+    return any(isinstance(source, Potential) for source in _sources(model))
 
 
 def _restore(cls: type[Calculator], given: dict[str, Any]) -> Calculator:

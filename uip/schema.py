@@ -86,6 +86,9 @@ OUTPUTS = (
     Field("virial", ("B", "3", "3"), "real", "eV", "-stress * V (LAMMPS sign): minus the strain derivative dE / d eps"),
     Field("stress", ("B", "3", "3"), "real", "eV/A^3", "dE / d eps / V, positive under tension (ASE sign)"),
     Field("magmoms", ("N",), "real", "mu_B", "magnitude"),
+    Field("energy_deviation", ("B",), "real", "eV", "of a committee: standard deviation of the energy"),
+    Field("force_deviation", ("N",), "real", "eV/A", "of a committee: square root of the variance of the force"),
+    Field("virial_deviation", ("B", "3", "3"), "real", "eV/atom", "of a committee: standard deviation of virial / N"),
 )
 
 FIELDS = {field.name: field for field in INPUTS + OUTPUTS}

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A published name, a checkpoint, or an exported file.")]
+Models = Annotated[
+    list[str], typer.Option("--model", "-m", help="A name, a checkpoint or an exported file; several: a committee.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")]
 Trusted = Annotated[

@@ -18,7 +18,7 @@ from uip.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
-    Model,
+    Models,
     Species,
     StressKey,
     Trusted,
@@ -34,7 +34,7 @@ def predict(
         list[str],
         typer.Argument(help="Structures, in any format that ASE reads; FILE@0:2 for some frames; - for stdin."),
     ],
-    model: Model = "chgnet-0.3.0",
+    model: Models = ["chgnet-0.3.0"],  # noqa: B006, typer copies it
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an extxyz file with results.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -49,16 +49,17 @@ def predict(
 ) -> None:
     """Energy, forces, stress and magnetic moments of structures: a table, and an extxyz file.
 
-    The file grows with each structure. Under mpiexec the ranks share each structure.
+    The file grows with each structure. Under mpiexec the ranks share each structure. With several models, -m A -m B,
+    results are means, and deviations between the models are added.
     """
     with user_errors(), all_ranks() as ranks:
-        from uip.inference.evaluator import load_evaluator
+        from uip.inference.committee import load_evaluators
         from uip.inference.stream import predict_stream
 
         check_output(output, (".xyz", ".extxyz"), force=force)
         if ranks is not None and "-" in files:
             raise ValueError("standard input reaches one rank only; name a file")
-        evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
+        evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
         results = predict_stream(evaluator, _frames(files, kind, species_of(species)), ranks=ranks)
         first = ranks is None or ranks.rank == 0
         # what fails on one rank must end all of them, and --debug shows the traceback
@@ -155,5 +156,5 @@ def evaluate(
             for atoms, label, prediction in zip(frames, labels, progress, strict=True)
         ]
         table = error_table(zip(groups, pairs, strict=True))
-        parity_plot(pairs, table, plot, f"{evaluator.potential.card.name} on {data.name}")
+        parity_plot(pairs, table, plot, f"{evaluator.name} on {data.name}")
         print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)

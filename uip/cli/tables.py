@@ -20,11 +20,15 @@ def with_results(atoms: Any, result: Any) -> Any:
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
+    from uip.inference.committee import deviations
+
     values = {name: result[name] for name in ("forces", "magmoms") if name in result}
     values["energy"] = float(result["energy"])
     if "stress" in result and np.isfinite(result["stress"]).all():
         values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
     copy = atoms.copy()
+    for name, value in deviations(result).items():
+        (copy.arrays if name == "force_deviation" else copy.info)[name] = value
     copy.calc = SinglePointCalculator(copy, **values)
     return copy
 
@@ -33,6 +37,7 @@ def prediction_row(frame: Any, result: Any) -> dict[str, Any]:
     """Scalars of one prediction; None where the model or the structure has none."""
     import numpy as np
 
+    from uip.inference.committee import deviations
     from uip.units import EV_PER_A3_TO_GPA
 
     pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
@@ -46,6 +51,7 @@ def prediction_row(frame: Any, result: Any) -> dict[str, Any]:
         "max_force": float(np.linalg.norm(result["forces"], axis=1).max()),
         "pressure": None if np.isnan(pressure) else float(pressure),
         "magmom": float(result["magmoms"].sum()) if "magmoms" in result else None,
+        **{name: value for name, value in deviations(result).items() if name != "force_deviation"},
     }
 
 
@@ -56,6 +62,8 @@ COLUMNS = {
     "pressure": ("P / GPa", ".3f"),
     "magmom": ("sum magmoms / mu_B", ".3f"),
 }
+COMMITTEE_COLUMNS = {"energy_deviation": ("dev E / eV", ".4f"), "max_force_deviation": ("max dev F / eV/A", ".4f")}
+"""Of a committee, after the others."""
 
 
 def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
@@ -64,18 +72,19 @@ def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool =
         json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
+    columns = COLUMNS | {name: column for name, column in COMMITTEE_COLUMNS.items() if name in rows[0]}
     table = Table(title=title)
     table.add_column("file", overflow="fold")
     table.add_column("formula", overflow="fold")
     table.add_column("atoms", min_width=5, justify="right")
     cells = {
         name: ["" if row[name] is None else format(row[name], form) for row in rows]
-        for name, (_, form) in COLUMNS.items()
+        for name, (_, form) in columns.items()
     }
-    for name, (heading, _) in COLUMNS.items():
+    for name, (heading, _) in columns.items():
         table.add_column(heading, min_width=max((len(cell) for cell in cells[name]), default=1), justify="right")
     for number, row in enumerate(rows):
-        numbers = (cells[name][number] for name in COLUMNS)
+        numbers = (cells[name][number] for name in columns)
         table.add_row(Path(row["file"]).name, row["formula"], str(row["atoms"]), *numbers)
     console.print(table)
 

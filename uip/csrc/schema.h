@@ -60,5 +60,11 @@ constexpr const char *virial = "virial";
 constexpr const char *stress = "stress";
 // [N] real, mu_B: magnitude
 constexpr const char *magmoms = "magmoms";
+// [B] real, eV: of a committee: standard deviation of the energy
+constexpr const char *energy_deviation = "energy_deviation";
+// [N] real, eV/A: of a committee: square root of the variance of the force
+constexpr const char *force_deviation = "force_deviation";
+// [B 3 3] real, eV/atom: of a committee: standard deviation of virial / N
+constexpr const char *virial_deviation = "virial_deviation";
 
 }  // namespace uip::schema

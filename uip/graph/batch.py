@@ -92,6 +92,9 @@ class Outputs:
     virial: Tensor | None = None
     stress: Tensor | None = None
     magmoms: Tensor | None = None
+    energy_deviation: Tensor | None = None
+    force_deviation: Tensor | None = None
+    virial_deviation: Tensor | None = None
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from uip.graph.batch import Graph, Outputs
 from uip.graph.structure import Structure
+from uip.inference.committee import Committee, combined
 from uip.inference.evaluator import Evaluator, Prediction, check_finite, split
 from uip.models.readout import assemble_outputs
 from uip.parallel.collectives import BONDS, EDGES, use_communicator
@@ -165,9 +166,10 @@ def _joined(comm: Any, part: Tensor, rows: Integers, size: int) -> Tensor:
 
 
 def predict_distributed(
-    evaluator: Evaluator, structure: Structure, comm: Any, *, ring: bool | None = None
+    evaluator: Evaluator | Committee, structure: Structure, comm: Any, *, ring: bool | None = None
 ) -> Prediction:
     """The prediction of one structure, on every rank the same; see `evaluate_distributed`."""
     evaluator.check_elements(structure.atomic_numbers)
     graph = evaluator.neighbor_list().build(structure)
-    return split(evaluate_distributed(evaluator, graph, comm, ring=ring), [graph.num_atoms])[0]
+    outputs = [evaluate_distributed(member, graph, comm, ring=ring) for member in evaluator.members]
+    return split(combined(outputs, graph), [graph.num_atoms])[0]

@@ -26,6 +26,7 @@ from uip.inference.fork import survive_fork
 from uip.models.potential import Evaluable, Potential
 from uip.models.readout import assemble_outputs, run_energies, run_model
 from uip.program.reader import Program, load_program
+from uip.schema import FIELDS
 
 PROGRAM_SUFFIXES = (".pt2", ".pt")
 
@@ -46,6 +47,16 @@ class Evaluator:
     """False: `run` gives energies and magnetic moments alone."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while the potential runs."""
+
+    @property
+    def name(self) -> str:
+        """Of the potential."""
+        return self.potential.card.name
+
+    @property
+    def members(self) -> tuple[Evaluator, ...]:
+        """Itself, alone; see `uip.inference.committee`."""
+        return (self,)
 
     @property
     def title(self) -> str:
@@ -164,7 +175,14 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
 
 
 Prediction = dict[str, NDArray[np.float64]]
-"""energy (), forces (N, 3), stress (3, 3) (NaN without three cell vectors), magmoms (N,), node_energy (N,)."""
+"""energy (), forces (N, 3), stress (3, 3) (NaN without three cell vectors), magmoms (N,), node_energy (N,); of a
+committee energy_deviation (), force_deviation (N,), virial_deviation (3, 3)."""
+
+PREDICTED = (
+    *("energy", "forces", "stress", "magmoms", "node_energy"),
+    *("energy_deviation", "force_deviation", "virial_deviation"),
+)
+"""Names of `uip.schema` in a `Prediction`."""
 
 
 def predict(evaluator: Evaluator, structures: Iterable[Structure], *, max_cost: int = MAX_COST) -> Iterator[Prediction]:
@@ -194,12 +212,11 @@ def split(outputs: Outputs, atoms_per_graph: Sequence[int]) -> list[Prediction]:
     """The outputs of a batch, one by one, as numpy arrays in float64."""
     arrays = {
         name: getattr(outputs, name).to(device="cpu", dtype=torch.float64).numpy()
-        for name in ("energy", "forces", "stress", "magmoms", "node_energy")
+        for name in PREDICTED
         if getattr(outputs, name) is not None
     }
     ends = np.cumsum(atoms_per_graph)
-    per_graph = {"energy", "stress"}
     return [
-        {name: array[k] if name in per_graph else array[end - count : end] for name, array in arrays.items()}
+        {name: array[k] if FIELDS[name].letter == "B" else array[end - count : end] for name, array in arrays.items()}
         for k, (count, end) in enumerate(zip(atoms_per_graph, ends, strict=True))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from uip.importers.published import PUBLISHED
@@ -26,6 +27,11 @@ def checksum(source: str | Path | Potential, potential: Evaluable) -> str:
         while piece := file.read(PIECE):
             total.update(piece)
     return total.hexdigest()
+
+
+def joint_checksum(checksums: Sequence[str]) -> str:
+    """Of a committee; of one potential, its own."""
+    return checksums[0] if len(checksums) == 1 else hashlib.sha256(" ".join(checksums).encode()).hexdigest()
 
 
 def _of_weights(model: Potential) -> str:

@@ -10,6 +10,7 @@ import ase
 
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import Graph, batch
+from uip.inference.committee import Committee
 from uip.inference.domain import predict_distributed
 from uip.inference.evaluator import MAX_COST, Evaluator, Prediction, split
 
@@ -35,7 +36,7 @@ Result = tuple[Frame, Prediction | Failure]
 
 
 def predict_stream(
-    evaluator: Evaluator, frames: Iterable[Frame], *, max_cost: int = MAX_COST, ranks: Any = None
+    evaluator: Evaluator | Committee, frames: Iterable[Frame], *, max_cost: int = MAX_COST, ranks: Any = None
 ) -> Iterator[Result]:
     """Each frame with its prediction or failure, in order; `ranks`, an mpi4py communicator, share each structure."""
     if ranks is not None:
@@ -61,21 +62,21 @@ def predict_stream(
     yield from _evaluated(evaluator, waiting)
 
 
-def _distributed(evaluator: Evaluator, frame: Frame, ranks: Any) -> Prediction | Failure:
+def _distributed(evaluator: Evaluator | Committee, frame: Frame, ranks: Any) -> Prediction | Failure:
     try:
         return predict_distributed(evaluator, structure_from_atoms(frame.atoms), ranks)
     except (ValueError, FloatingPointError) as error:  # the same on all ranks
         return Failure(str(error))
 
 
-def _evaluated(evaluator: Evaluator, waiting: list[tuple[Frame, Graph | Failure]]) -> Iterator[Result]:
+def _evaluated(evaluator: Evaluator | Committee, waiting: list[tuple[Frame, Graph | Failure]]) -> Iterator[Result]:
     graphs = [graph for _, graph in waiting if isinstance(graph, Graph)]
     results = iter(_predictions(evaluator, graphs))
     for frame, graph in waiting:
         yield frame, graph if isinstance(graph, Failure) else next(results)
 
 
-def _predictions(evaluator: Evaluator, graphs: list[Graph]) -> list[Prediction | Failure]:
+def _predictions(evaluator: Evaluator | Committee, graphs: list[Graph]) -> list[Prediction | Failure]:
     if not graphs:
         return []
     try:

@@ -1,0 +1,147 @@
+"""A committee: models with one graph, whose mean is the result and whose spread tells how far to trust it.
+
+    force of atom i      sqrt( < |F_i^k - <F_i>|^2 > )
+    virial, component    sqrt( < (W_ab^k - <W_ab>)^2 > ) / N
+    energy               sqrt( < (E^k - <E>)^2 > )
+
+< > is the mean over the members k (1 / n, not 1 / (n - 1)): the model deviation of DP-GEN (Zhang et al., Computer
+Physics Communications 253, 107206 (2020)) and DeePMD-kit. LAMMPS has the same: lammps_plugin/committee.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uip.graph.batch import Graph, Outputs
+from uip.graph.neighbors import NeighborList
+from uip.inference.evaluator import Evaluator, load_evaluator
+from uip.models.potential import Potential
+from uip.schema import Floats, Integers
+
+Source = str | Path | Potential
+
+SHARED = ("cutoff", "bond_cutoff", "soft", "precision", "device", "program_outputs")
+"""Properties of a potential that decide its graph and its outputs: the same of all members."""
+
+
+@dataclass(frozen=True)
+class Committee:
+    """Evaluators that read the same graph; used like one `Evaluator`."""
+
+    members: tuple[Evaluator, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2:
+            raise ValueError(
+                f"a committee needs at least two models, got {len(self.members)}; name more, or give one model alone"
+            )
+        for member in self.members[1:]:
+            check_shared(self.members[0], member)
+
+    @property
+    def name(self) -> str:
+        """Names of the members."""
+        return " + ".join(member.name for member in self.members)
+
+    @property
+    def title(self) -> str:
+        """Names and precision, for tables."""
+        return f"committee of {len(self.members)}: {self.name}, {self.members[0].potential.precision}"
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """Names in ASE of all outputs but energies."""
+        own = self.members[0].properties
+        return (*own, *(name for name in DEVIATIONS if "force" not in name or "forces" in own))
+
+    def __call__(self, graph: Graph) -> Outputs:
+        """Means and deviations of all outputs of a batch; raises as `Evaluator`."""
+        return combined([member(graph) for member in self.members], graph)
+
+    def neighbor_list(self, *, skin: float = 0.0) -> NeighborList:
+        """What builds the graphs that all members read; `skin` in A."""
+        return self.members[0].neighbor_list(skin=skin)
+
+    def check_elements(self, atomic_numbers: Integers) -> None:
+        """Raises ValueError for an element that a member does not know."""
+        for member in self.members:
+            member.check_elements(atomic_numbers)
+
+
+def check_shared(first: Evaluator, other: Evaluator) -> None:
+    """Raises ValueError for models that cannot share a graph."""
+    for name in SHARED:
+        values = getattr(first.potential, name), getattr(other.potential, name)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"the models of a committee share one graph and must have the same {name}, but it is {values[0]} of "
+                f"'{first.name}' and {values[1]} of '{other.name}'; use models of one architecture"
+            )
+
+
+def load_committee(sources: Sequence[Source], **arguments: Any) -> Committee:
+    """The models `sources` as a committee; arguments and errors as of `load_evaluator`.
+
+    Raises:
+        ValueError: fewer than two models, or models that cannot share a graph.
+    """
+    return Committee(tuple(load_evaluator(source, **arguments) for source in sources))
+
+
+def load_evaluators(sources: Sequence[Source], **arguments: Any) -> Evaluator | Committee:
+    """One model alone, several as a committee."""
+    return load_evaluator(sources[0], **arguments) if len(sources) == 1 else load_committee(sources, **arguments)
+
+
+def combined(outputs: Sequence[Outputs], graph: Graph) -> Outputs:
+    """Means of the outputs of members, with deviations; of one member, its outputs."""
+    if len(outputs) == 1:
+        return outputs[0]
+    values = {field.name: [getattr(output, field.name) for output in outputs] for field in fields(Outputs)}
+    stacked = {name: torch.stack(each) for name, each in values.items() if each[0] is not None}
+    mean = replace(outputs[0], **{name: each.mean(0) for name, each in stacked.items()})
+    deviations = {"energy_deviation": stacked["energy"].std(0, correction=0)}
+    if "forces" in stacked:
+        deviations["force_deviation"] = stacked["forces"].var(0, correction=0).sum(-1).sqrt()
+    if "virial" in stacked:
+        deviations["virial_deviation"] = stacked["virial"].std(0, correction=0) / _atoms_of(graph, mean.energy)
+    return replace(mean, **deviations)
+
+
+def _atoms_of(graph: Graph, energy: Tensor) -> Tensor:
+    """Number of atoms of each graph, (B, 1, 1)."""
+    counts = torch.bincount(graph.graph_index, minlength=graph.num_graphs)
+    return counts.view(-1, 1, 1).to(energy)
+
+
+DEVIATIONS = (
+    "energy_deviation",
+    "force_deviation",
+    "max_force_deviation",
+    "mean_force_deviation",
+    "min_force_deviation",
+)
+"""Results of a committee in ASE: eV; eV/A per atom, and its largest, mean and smallest value."""
+
+
+def deviations(prediction: Mapping[str, NDArray[Any]]) -> dict[str, float | Floats]:
+    """`DEVIATIONS` of one structure; nothing of a model alone."""
+    found: dict[str, float | Floats] = {}
+    if "energy_deviation" in prediction:
+        found["energy_deviation"] = float(prediction["energy_deviation"])
+    if "force_deviation" in prediction:
+        forces = prediction["force_deviation"]
+        found |= {
+            "force_deviation": forces,
+            "max_force_deviation": float(forces.max()),
+            "mean_force_deviation": float(forces.mean()),
+            "min_force_deviation": float(forces.min()),
+        }
+    return found
