@@ -30,6 +30,11 @@ namespace utils = LAMMPS_NS::utils;
 
 constexpr double MASS_TOLERANCE = 0.2;  // g/mol: less than between neighbours in the periodic table; accepts 28 for Si
 
+bool is_model_file(const std::string &word) {
+  const auto end = word.rfind('.');
+  return end != std::string::npos && (word.substr(end) == ".pt2" || word.substr(end) == ".pt");
+}
+
 bool has(const std::vector<std::string> &names, const char *name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
@@ -73,11 +78,13 @@ void PairUIP::coeff(int narg, char **arg) {
                "pair_coeff of pair_style uip must be 'pair_coeff * * FILE' and an element or NULL for each "
                "LAMMPS type");
   }
-  if (narg != 3 + atom->ntypes) {
+  const std::vector<std::string> words(arg + 2, arg + narg);
+  const auto elements = std::find_if_not(words.begin() + 1, words.end(), is_model_file);
+  if (words.end() - elements != atom->ntypes) {
     error->all(FLERR, "pair_coeff must name one element (or NULL) for each of the {} LAMMPS types, got {}",
-               atom->ntypes, narg - 3);
+               atom->ntypes, words.end() - elements);
   }
-  load(arg[2], {arg + 3, arg + narg});
+  load({words.begin(), elements}, {elements, words.end()});
 }
 
 void PairUIP::init_style() {
@@ -86,6 +93,7 @@ void PairUIP::init_style() {
   }
   energy_unit_ = energy_unit();
   check_trusted();
+  check_committee();
   check_charge_and_spin();
   check_masses();
   check_special_bonds();
@@ -121,6 +129,20 @@ void PairUIP::check_trusted() const {
              "pair_style uip: the model in use was read before 'trusted {}' was given; give pair_coeff again, which "
              "checks the signature",
              settings_.trusted);
+}
+
+void PairUIP::check_committee() const {
+  if (settings_.committee.is_given == !others_.empty()) return;
+  if (others_.empty()) {
+    error->all(
+        FLERR,
+        "pair_style uip: 'committee' needs two or more model files in pair_coeff, got 1; name more of them, each "
+        "ending in .pt2 or .pt, in front of the elements");
+  }
+  error->all(FLERR,
+             "pair_coeff names {} model files, which needs 'pair_style uip committee'; add this keyword, or name one "
+             "file",
+             1 + others_.size());
 }
 
 void PairUIP::check_charge_and_spin() const {
@@ -210,16 +232,19 @@ int PairUIP::absent_bits() const {
 }
 
 void *PairUIP::extract_peratom(const char *name, int &num_columns) {
-  if (!model_ || strcmp(name, schema::magmoms) != 0 || !has(model_->metadata().outputs, schema::magmoms)) {
-    return nullptr;
-  }
+  const bool is_magmoms =
+      model_ && strcmp(name, schema::magmoms) == 0 && has(model_->metadata().outputs, schema::magmoms);
+  const bool is_deviation = !others_.empty() && strcmp(name, "deviation") == 0;
+  if (!is_magmoms && !is_deviation) return nullptr;
   num_columns = 0;
-  if (magmoms_.size() < static_cast<size_t>(atom->nmax)) magmoms_.resize(atom->nmax, 0.0);
-  return magmoms_.data();
+  auto &values = is_magmoms ? magmoms_ : deviation_;
+  if (values.size() < static_cast<size_t>(atom->nmax)) values.resize(atom->nmax, 0.0);
+  return values.data();
 }
 
 double PairUIP::memory_usage() {
-  const auto own = static_cast<double>(origins_.capacity() * sizeof(Origin) + magmoms_.capacity() * sizeof(double));
+  const auto own = static_cast<double>(origins_.capacity() * sizeof(Origin) +
+                                       (magmoms_.capacity() + deviation_.capacity()) * sizeof(double));
   return Pair::memory_usage() + own + (graph_ ? graph_->memory_usage() : 0.0);
 }
 

@@ -104,6 +104,7 @@ MpiComm::Flags PairUIP::agree_on_errors(Work work) {
 
 void PairUIP::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  pvector[PROGRAM_SECONDS] = 0.0;
   const auto bytes_before = ranks_.bytes_sent(), messages_before = ranks_.messages_sent();
   const auto positions = abort_on_error([&] {
     if (neighbor->ago == 0 || !plan_is_ready_) rebuild();
@@ -112,12 +113,15 @@ void PairUIP::compute(int eflag, int vflag) {
   const auto [box, overlap] = find_edges(positions);
   if (overlap) {
     warn_of_overlap();
-    std::fill(magmoms_.begin(), magmoms_.end(), 0.0);
+    for (auto *values : {&magmoms_, &deviation_}) std::fill(values->begin(), values->end(), 0.0);
     abort_on_error([&] { store(graph_->repulsion()); });
   } else {
     const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, settings_.charge_and_spin); });
-    const auto outputs = abort_on_error([&] { return run(inputs); });
-    abort_on_error([&] { store(outputs); });
+    const auto outputs = abort_on_error([&] { return run_members(inputs); });
+    abort_on_error([&] {
+      store(settings_.committee.forces == "first" ? outputs[0] : mean_of(outputs));
+      keep_deviation(outputs);
+    });
   }
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);
   pvector[MESSAGES_SENT] = static_cast<double>(ranks_.messages_sent() - messages_before);
@@ -176,11 +180,11 @@ void PairUIP::unpack_forward_comm(int n, int first, double *buffer) {
   std::memcpy(&origins_[first], buffer, n * sizeof(Origin));
 }
 
-PairUIP::Tensors PairUIP::run(const Tensors &inputs) {
+Tensors PairUIP::run(Model &model, const Tensors &inputs) {
   const UseComm use(&ranks_);
   const double start = LAMMPS_NS::platform::walltime();
-  auto outputs = model_->run(inputs);
-  pvector[PROGRAM_SECONDS] = LAMMPS_NS::platform::walltime() - start;
+  auto outputs = model.run(inputs);
+  pvector[PROGRAM_SECONDS] += LAMMPS_NS::platform::walltime() - start;
   pvector[NUM_GHOSTS] = static_cast<double>(graph_->num_rows() - graph_->num_owned());
   pvector[NUM_EDGES] = static_cast<double>(graph_->num_edges());
   pvector[NUM_ANGLES] = static_cast<double>(graph_->num_angles());
@@ -200,15 +204,20 @@ void PairUIP::store(const Tensors &outputs) {
 
 /// Forces and virial of a model whose energy depends on edge vectors and, maybe, on positions beyond them.
 void PairUIP::add_gradients(const Tensors &outputs) {
-  const auto edge_grad = on_host(outputs.at(schema::edge_grad));
-  const auto forces = forces_of_edges(edge_grad);
-  const bool has_position_grad = outputs.count(schema::position_grad) > 0;
-  if (has_position_grad) forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(outputs.at(schema::position_grad)));
-  add_forces(ranks_.ghost_reduce(forces, graph_->num_owned()));
+  add_forces(forces_of_gradients(outputs));
   if (!vflag_either) return;
   if (cvflag_atom) warn_of_heat_flux();
-  add_edge_virial(edge_grad);
-  if (has_position_grad) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
+  add_edge_virial(on_host(outputs.at(schema::edge_grad)));
+  if (outputs.count(schema::strain_grad) > 0) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
+}
+
+/// (N, 3) eV/A of the atoms of this rank. Collective.
+at::Tensor PairUIP::forces_of_gradients(const Tensors &outputs) {
+  const auto forces = forces_of_edges(on_host(outputs.at(schema::edge_grad)));
+  if (const auto found = outputs.find(schema::position_grad); found != outputs.end()) {
+    forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(found->second));
+  }
+  return ranks_.ghost_reduce(forces, graph_->num_owned());
 }
 
 void PairUIP::add_energies(const at::Tensor &node_energy) {

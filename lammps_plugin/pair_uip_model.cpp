@@ -49,11 +49,22 @@ std::string known_elements(const Metadata &metadata) {
 
 }  // namespace
 
-/// Uses another model on all ranks, or ends with an error on all.
-void PairUIP::load(const std::string &path, const std::vector<std::string> &elements) {
-  auto [model, problem] = read_model(path);
+/// Uses another model on all ranks, or a committee of them, or ends with an error on all.
+void PairUIP::load(const std::vector<std::string> &paths, const std::vector<std::string> &elements) {
+  auto [models, problem] = read_models(paths);
   if (!problem.empty()) error->all(FLERR, "pair_coeff: " + problem);
-  use_model(std::move(model), path, elements);
+  use_models(std::move(models), paths, elements);
+}
+
+/// All models, or the first error. Collective.
+PairUIP::ReadModels PairUIP::read_models(const std::vector<std::string> &paths) {
+  ReadModels result;
+  for (const auto &path : paths) {
+    auto [model, problem] = read_model(path);
+    if (!problem.empty()) return {{}, problem};
+    result.models.push_back(std::move(model));
+  }
+  return result;
 }
 
 /// The model, or the error of the first rank that has one. The first rank of each computer checks and unpacks the file
@@ -119,18 +130,30 @@ std::string PairUIP::different_file(const std::string &path, const Model &model)
   return ranks_.first_text(mine == first ? "" : problem);
 }
 
-void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
-                        const std::vector<std::string> &elements) {
-  check_model(*model);
-  auto numbers = numbers_of(model->metadata(), elements);
+void PairUIP::use_models(std::vector<std::unique_ptr<Model>> models, const std::vector<std::string> &paths,
+                         const std::vector<std::string> &elements) {
+  std::vector<int64_t> numbers;
+  for (const auto &model : models) {
+    check_model(*model);
+    const auto difference = different_graph(models[0]->metadata(), model->metadata());
+    if (!difference.empty()) error->all(FLERR, "pair_coeff: " + difference);
+    numbers = numbers_of(model->metadata(), elements);
+  }
   const auto gpu = static_cast<c10::DeviceIndex>(find_gpu());
-  const auto device = model->metadata().device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
-  graph_ = std::make_unique<AtomsToGraph>(model->metadata(), numbers, device, ranks_);  // before what it refers to
-  model_ = std::move(model);
+  const auto &metadata = models[0]->metadata();
+  const auto device = metadata.device == "cuda" ? at::Device(at::kCUDA, gpu) : at::Device(at::kCPU);
+  graph_ = std::make_unique<AtomsToGraph>(metadata, numbers, device, ranks_);  // before what it refers to
+  paths_.clear();
+  hashes_.clear();
+  for (size_t k = 0; k < models.size(); ++k) {
+    paths_.push_back(absolute(paths[k]));
+    hashes_.push_back(models[k]->metadata().hash);
+    if (comm->me == 0) announce(*models[k], paths[k], elements);
+  }
+  model_ = std::move(models[0]);
+  others_.assign(std::make_move_iterator(models.begin() + 1), std::make_move_iterator(models.end()));
   number_of_type_ = std::move(numbers);
   elements_ = elements;
-  path_ = absolute(path);
-  hash_ = model_->metadata().hash;
   trusted_when_read_ = settings_.trusted;
   plan_is_ready_ = warned_of_heat_flux_ = false;
   allocate();
@@ -138,7 +161,6 @@ void PairUIP::use_model(std::unique_ptr<Model> model, const std::string &path,
     for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = number_of_type_[i] != 0 && number_of_type_[j] != 0;
   }
   if (device.is_cuda()) warn_of_shared_gpus();
-  if (comm->me == 0) announce(path);
 }
 
 /// The GPU of this rank, counted on its computer; -1 = none. Collective.
@@ -215,10 +237,10 @@ std::vector<int64_t> PairUIP::numbers_of(const Metadata &metadata, const std::ve
   return numbers;
 }
 
-void PairUIP::announce(const std::string &path) const {
-  const auto &m = model_->metadata();
+void PairUIP::announce(const Model &model, const std::string &path, const std::vector<std::string> &elements) const {
+  const auto &m = model.metadata();
   utils::logmesg(lmp, "pair uip: {} ({}, {}, {}), cutoff {} A, types {}\n", m.name, path, m.precision, m.device,
-                 m.cutoff, join(elements_));
+                 m.cutoff, join(elements));
   if (has(m.inputs, schema::charge)) {
     utils::logmesg(lmp, "  total charge {} e, multiplicity {}\n", settings_.charge_and_spin.charge,
                    settings_.charge_and_spin.spin);

@@ -181,6 +181,31 @@ class Failing(nn.Module):
         return energy + 0.0 * rows.sum(), gradient, torch.zeros_like(energy)
 
 
+class Decaying(nn.Module):
+    """A potential of edges, 0.5 strength (1 + Z / 10) exp(-r / length) with Z of the centre; moments are energies."""
+
+    def __init__(self, strength: float, length: float) -> None:
+        super().__init__()
+        self.strength, self.length = strength, length
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        r = edge_vec.pow(2).sum(1).sqrt()
+        scale = 0.5 * self.strength * (1.0 + 0.1 * atomic_numbers.index_select(0, edge_index[0]))
+        energy = scale * torch.exp(-r / self.length)
+        node_energy = torch.zeros(graph_index.shape[0], dtype=torch.float64).index_add(0, edge_index[0], energy)
+        return node_energy, (-energy / self.length / r).unsqueeze(1) * edge_vec, node_energy
+
+
 class DirectForces(nn.Module):
     """Forces from nowhere: (1, 0, -1) eV/A on each atom."""
 

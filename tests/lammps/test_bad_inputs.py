@@ -57,7 +57,8 @@ COMMANDS = {
     "unknown keyword": (
         START + "pair_style uip model.pt2\n",
         "unknown keyword 'model.pt2'; write 'pair_style uip [device auto|cpu|cuda] [charge INTEGER] "
-        "[spin MULTIPLICITY] [attention auto|gather|ring] [trusted KEYFILE]', and the model file in pair_coeff",
+        "[spin MULTIPLICITY] [attention auto|gather|ring] [trusted KEYFILE] [committee [every N] [forces mean|first] "
+        "[file NAME] [warn DEVIATION]]', and the model file in pair_coeff",
     ),
     "charge that is no number": (START + "pair_style uip charge\n", "'charge' must be a whole number, got ''"),
     "charge that is not whole": (START + "pair_style uip charge 0.5\n", "'charge' must be a whole number, got '0.5'"),
@@ -120,6 +121,24 @@ COMMANDS = {
         START + GOOD_STYLE + "pair_coeff * * {file} Ni NULL\nrun 0\n",
         "All pair coeffs are not set",
     ),
+    "committee of one": (
+        START + "pair_style uip committee\n" + GOOD_COEFF + "run 0\n",
+        "'committee' needs two or more model files in pair_coeff, got 1; name more of them",
+    ),
+    "committee without the keyword": (
+        START + GOOD_STYLE + "pair_coeff * * {file} {file} Ni O\nrun 0\n",
+        "pair_coeff names 2 model files, which needs 'pair_style uip committee'",
+    ),
+    "committee without elements": (
+        START + "pair_style uip committee\npair_coeff * * {file} {file} Ni\n",
+        "must name one element (or NULL) for each of the 2 LAMMPS types, got 1",
+    ),
+    "every without committee": (START + "pair_style uip every 10\n", "'every' must follow the keyword 'committee'"),
+    "every zero steps": (START + "pair_style uip committee every 0\n", "'every' must be at least 1 step, got 0"),
+    "forces of whom": (START + "pair_style uip committee forces all\n", "'forces' must be mean or first, got 'all'"),
+    "no file of deviations": (START + "pair_style uip committee file\n", "'file' must name a file for deviations"),
+    "warn at nothing": (START + "pair_style uip committee warn 0\n", "a deviation of a force above 0, got '0'"),
+    "warn at a word": (START + "pair_style uip committee warn high\n", "a deviation of a force above 0, got 'high'"),
     "unknown output": (GOOD + "fix f all pair 1 uip charges 0\nrun 0\n", "charges"),
     "atoms on top of each other": (
         GOOD + "create_atoms 2 single 2.0 2.0 2.0\ncreate_atoms 1 single 2.0 2.05 2.0\nrun 0\n",

@@ -207,7 +207,7 @@ def test_partitions(folder: Path) -> None:
 
 
 def test_compute_pair_counts(folder: Path) -> None:
-    """The seven numbers of `compute pair`: nothing is sent on one rank, and edges do not depend on ranks."""
+    """The first seven numbers of `compute pair`: nothing is sent on one rank, and edges do not depend on ranks."""
     deck = START + pair() + "compute counts all pair uip\nthermo_style custom step pe c_counts[*]\nrun 0\n"
     deck += "print 'COUNTS " + " ".join(f"$(c_counts[{k}]:%.16g)" for k in range(1, 8)) + "'\n"
     one, two = (printed(lammps(folder, deck, ranks), "COUNTS") for ranks in (1, 2))

@@ -1,0 +1,164 @@
+"""Committees in LAMMPS on two ranks: their means and deviations are those of separate runs of the members."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from export_files import exported
+from lammps_run import DUMP, OUTPUT, Result, read_dump, read_result, run_lammps, write_data
+from programs import CUTOFF, Decaying, write_program
+
+pytestmark = pytest.mark.xdist_group("committee")
+
+ATOMS = bulk("NiO", "rocksalt", a=4.17, cubic=True).repeat((2, 1, 1))
+ATOMS.rattle(0.1, seed=4)
+MEMBERS = [(3.0, 0.8), (2.5, 0.9), (3.5, 0.7), (2.0, 1.1)]
+"""Strength in eV and length in A of each."""
+NAMES = ("max_f", "min_f", "mean_f", "energy", "max_v", "min_v", "mean_v")
+START = "units {units}\nread_data data.atoms\nmass 1 58.69\nmass 2 15.999\nfix move all nve\n"
+
+
+def deck(name: str, style: str, files: str, units: str = "metal", steps: str = "run 0") -> str:
+    """A run from the start that writes what `read_result` reads."""
+    lines = f"clear\nlog log.{name}\n" + START.format(units=units) + f"pair_style uip {style}\n"
+    lines += f"pair_coeff * * {files} Ni O\n{OUTPUT}\ncompute dev all pair uip\n"
+    if style:
+        lines += "fix dev all pair 1 uip deviation 0\n"
+    lines += f"{steps}\n{DUMP.format(name=name, more='f_dev' if style else '')}"
+    values = " ".join(f"$(c_dev[{8 + k}]:%.16g)" for k in range(len(NAMES)))
+    return lines + f'print "DEVIATION {name} {values}"\n'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs, in one start of LAMMPS."""
+    folder = tmp_path_factory.mktemp("committee")
+    write_data(ATOMS, folder / "data.atoms", ["Ni", "O"])
+    for number, member in enumerate(MEMBERS):
+        write_program(Decaying(*member), folder / f"{number}.pt", ATOMS)
+    files = " ".join(f"{number}.pt" for number in range(len(MEMBERS)))
+    decks = [deck(str(number), "", f"{number}.pt") for number in range(len(MEMBERS))]
+    decks += [
+        deck("mean", "committee warn 0.01", files),
+        deck("first", "committee forces first", files),
+        deck("real", "committee", files, units="real"),
+        deck(
+            "dynamics",
+            "committee every 2 file devi.txt",
+            files,
+            steps="run 4\nrun 1\nwrite_restart state",
+        ),
+        "clear\nread_restart state\nfix move all nve\nrun 3\nprint 'RESTARTED $(pe:%.16g)'\n",
+    ]
+    chgnet = exported("random", ".pt")
+    decks += [deck("chgnet", "", str(chgnet)), deck("twins", "committee", f"{chgnet} {chgnet}")]
+    run = run_lammps(folder, "\n".join(decks), 2)
+    assert run.code == 0, run.text[-3000:]
+    (folder / "screen").write_text(run.text)
+    return folder
+
+
+def deviation(folder: Path, name: str) -> dict[str, float]:
+    """Of `compute pair`."""
+    line = re.findall(rf"^DEVIATION {name} (.*)$", (folder / "screen").read_text(), re.M)[-1]
+    return dict(zip(NAMES, map(float, line.split()), strict=True))
+
+
+def separate(folder: Path) -> list[Result]:
+    return [read_result(folder, str(number)) for number in range(len(MEMBERS))]
+
+
+def test_results_are_means(folder: Path) -> None:
+    members, mean = separate(folder), read_result(folder, "mean")
+    np.testing.assert_allclose(mean.forces, np.mean([member.forces for member in members], axis=0), atol=1e-10)
+    np.testing.assert_allclose(mean.virial, np.mean([member.virial for member in members], axis=0), atol=1e-10)
+    assert mean.thermo["pe"] == pytest.approx(np.mean([member.thermo["pe"] for member in members]), abs=1e-10)
+    first = read_result(folder, "first")
+    np.testing.assert_allclose(first.forces, members[0].forces, atol=1e-12)
+    assert len(set(mean.proc)) == 2
+
+
+def test_deviations_are_those_of_separate_runs(folder: Path) -> None:
+    members = separate(folder)
+    forces = np.array([member.forces for member in members])
+    of_atoms = np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
+    virial = np.std([member.virial for member in members], axis=0)[[0, 1, 2, 3, 4, 5, 3, 4, 5]] / len(ATOMS)
+    expected = {
+        "max_f": of_atoms.max(),
+        "min_f": of_atoms.min(),
+        "mean_f": of_atoms.mean(),
+        "energy": np.std([member.thermo["pe"] for member in members]),
+        "max_v": virial.max(),
+        "min_v": virial.min(),
+        "mean_v": np.sqrt((virial**2).mean()),
+    }
+    assert min(expected.values()) > 1e-4
+    for name in ("mean", "first"):
+        np.testing.assert_allclose(read_result(folder, name).more[:, 0], of_atoms, rtol=0, atol=1e-10)
+        assert deviation(folder, name) == pytest.approx(expected, rel=0, abs=1e-10)
+
+
+def test_models_that_communicate(folder: Path) -> None:
+    """CHGNet exchanges rows with other ranks in each layer: a committee of the same file twice."""
+    alone, twins = read_result(folder, "chgnet"), read_result(folder, "twins")
+    np.testing.assert_allclose(twins.forces, alone.forces, atol=1e-12)
+    assert twins.thermo["pe"] == pytest.approx(alone.thermo["pe"], abs=1e-10)
+    assert np.abs(alone.forces).max() > 0.1
+    assert twins.more.max() < 1e-12
+
+
+def test_units_of_lammps(folder: Path) -> None:
+    kcal = deviation(folder, "real")["energy"] / deviation(folder, "mean")["energy"]
+    assert kcal == pytest.approx(23.0605, rel=1e-5)
+    in_metal, in_real = (read_dump(folder / f"dump.{name}")[-1][:, 10] for name in ("mean", "real"))
+    np.testing.assert_allclose(in_real, kcal * in_metal, rtol=1e-9)
+
+
+def test_file_is_that_of_deepmd(folder: Path) -> None:
+    """Every second step once, over two runs and a restart, which appends; tools read it with numpy.loadtxt."""
+    lines = (folder / "devi.txt").read_text().splitlines()
+    columns = ["step", *(f"{kind}_devi_{what}" for what in "vf" for kind in ("max", "min", "avg"))]
+    assert lines[0].lstrip("#").split() == columns
+    table = np.loadtxt(folder / "devi.txt")
+    assert table[:, 0].tolist() == [0, 2, 4, 6, 8]
+    found = deviation(folder, "mean")
+    ordered = [found[name] for name in ("max_v", "min_v", "mean_v", "max_f", "min_f", "mean_f")]
+    np.testing.assert_allclose(table[0, 1:], ordered, rtol=1e-6)
+    assert len(set(table[:, 4])) == 5
+    # a step between has none: the last run ended at step 5
+    assert np.all(read_result(folder, "dynamics").more[:, 0] == 0.0)
+
+
+def test_warning_names_atoms(folder: Path) -> None:
+    text = " ".join((folder / "screen").read_text().split())
+    found = read_dump(folder / "dump.mean")[-1]
+    worst = found[np.argmax(found[:, 10])]
+    assert f"pair uip at step 0: the committee extrapolates, forces on {len(ATOMS)} atoms deviate by more than" in text
+    assert f"0.01, most on {worst[0]:.0f} ({worst[10]:.3g}), " in text
+    assert text.count("the committee extrapolates") == 1
+
+
+def message_of(folder: Path, tmp_path: Path, style: str, files: str) -> str:
+    """Of a run that must fail."""
+    write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
+    commands = (
+        START.format(units="metal") + f"pair_style uip {style}\npair_coeff * * {folder}/0.pt {files} Ni O\nrun 0\n"
+    )
+    run = run_lammps(tmp_path, commands, 2)
+    assert run.code != 0
+    return " ".join(run.text.split())
+
+
+def test_members_with_another_cutoff(folder: Path, tmp_path: Path) -> None:
+    write_program(Decaying(1.0, 1.0), tmp_path / "short.pt", ATOMS, cutoff=CUTOFF - 1.0)
+    text = message_of(folder, tmp_path, "committee", "short.pt")
+    assert "must have the same cutoff, but it is 5 of 'test' and 4 of 'test'; use models of one architecture" in text
+
+
+def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    text = message_of(folder, tmp_path, "committee file no/such/devi.txt", f"{folder}/1.pt")
+    assert "the file of deviations 'no/such/devi.txt' must be writable, but: No such file or directory" in text
