@@ -12,6 +12,7 @@ shifts. Reals are float64, integers int32.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,10 @@ class Store:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def infos(self) -> list[dict[str, Any]]:
-        """Text and numbers of `atoms.info` of each structure."""
-        return [json.loads(line) for line in (self.folder / "info.jsonl").read_text(encoding="utf-8").splitlines()]
+    def infos(self) -> Iterator[dict[str, Any]]:
+        """Text and numbers of `atoms.info` of each structure, one after the other."""
+        with (self.folder / "info.jsonl").open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
     def contains(self, element: int) -> NDArray[np.bool_]:
         """Whether each structure has atoms with this atomic number, (B,)."""

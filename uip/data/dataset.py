@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,14 @@ class Dataset:
         """The samples with these numbers."""
         return Dataset(self.stores, self.chosen[numbers])
 
-    def infos(self) -> list[dict[str, Any]]:
-        """Text and numbers of `atoms.info` of each sample."""
-        every = [info for store in self.stores for info in store.infos()]
+    def info(self, number: int) -> dict[str, Any]:
+        """Text and numbers of `atoms.info` of one sample."""
+        store, k = self._locate(number)
+        return next(islice(store.infos(), k, None))
+
+    def info_values(self, key: str) -> list[Any]:
+        """`atoms.info[key]` of each sample; None without it. Of a large data set this is all that is kept in memory."""
+        every = [info.get(key) for store in self.stores for info in store.infos()]
         return [every[k] for k in self.chosen]
 
     def counts(self, letter: str) -> Integers:

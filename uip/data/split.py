@@ -65,14 +65,14 @@ def groups_of(data: Dataset, key: str) -> list[str]:
     """
     if key == "formula":
         return [reduced_formula(data.read("atomic_numbers", k).numpy()) for k in range(len(data))]
-    infos = data.infos()
-    for number, info in enumerate(infos):
-        if key not in info:
-            raise ValueError(
-                f"'data.split_by' must be 'formula' or an info key of every structure, but '{key}' is missing from "
-                f"structure {number}, which has: {', '.join(sorted(info)) or 'nothing'}"
-            )
-    return [str(info[key]) for info in infos]
+    values = data.info_values(key)
+    if None in values:
+        number = values.index(None)
+        raise ValueError(
+            f"'data.split_by' must be 'formula' or an info key of every structure, but '{key}' is missing from "
+            f"structure {number}, which has: {', '.join(sorted(data.info(number))) or 'nothing'}"
+        )
+    return [str(value) for value in values]
 
 
 def reduced_formula(atomic_numbers: Integers) -> str:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from uip.train.curves import Curves
+
 Line = dict[str, Any]
 
 
@@ -41,12 +43,16 @@ class Log:
         temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         os.replace(temporary, self.path)
         self.file = self.path.open("a", buffering=1)
+        self.curves = Curves()
+        for line in kept:
+            self.curves.add(line)
         self.drawn = time.monotonic()
         self.writer = _tensorboard(folder, kept[-1]["step"] if kept else 0) if tensorboard else None
 
     def write(self, line: Line) -> None:
         """One line."""
         self.file.write(f"{json.dumps(line)}\n")
+        self.curves.add(line)
         if self.writer is not None:
             for name, value in line.items():
                 if isinstance(value, float):
@@ -55,7 +61,7 @@ class Log:
     def draw(self, *, every: float = 60.0) -> None:
         """Update curves.png if it is older than `every` seconds; drawing takes longer than a short epoch."""
         if time.monotonic() - self.drawn >= every:
-            draw_curves(self.path, self.path.with_name("curves.png"))
+            self.curves.draw(self.path.with_name("curves.png"))
             self.drawn = time.monotonic()
 
     def close(self) -> None:
@@ -72,24 +78,3 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError as error:
         raise ValueError("'run.tensorboard' needs the package tensorboard; run 'pip install tensorboard'") from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-
-CURVES = (("loss", ""), ("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "GPa"), ("magmoms", "mu_B"))
-
-
-def draw_curves(path: Path, image: Path) -> None:
-    """Loss and errors against hours of training, training and validation, from a log to a PNG."""
-    from matplotlib.figure import Figure
-
-    lines = read_log(path)
-    shown = [(name, unit) for name, unit in CURVES if any(line.get(name) is not None for line in lines)]
-    figure = Figure(figsize=(3.6 * max(len(shown), 1), 3.4), layout="constrained")
-    for number, (name, unit) in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), number + 1)
-        for kind, style in (("train", {"alpha": 0.4}), ("validation", {"marker": "o", "markersize": 3})):
-            chosen = [line for line in lines if line["kind"] == kind and line.get(name) is not None]
-            hours = [line["seconds"] / 3600 for line in chosen]
-            axes.plot(hours, [line[name] for line in chosen], label=kind, **style)
-        axes.set(xlabel="hours", ylabel=f"{name} / {unit}" if unit else name, yscale="log")
-        axes.legend(fontsize="small")
-    figure.savefig(image, dpi=120)
