@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import small
 import torch
 
 from uip.data.sampler import cost_model, epoch_batches
+from uip.data.samples import Sample
+from uip.train import step
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
 from uip.train.loss import LOSS_TERMS, count_labels
@@ -69,3 +72,42 @@ def test_the_mean_gradient_of_an_epoch_is_that_of_the_whole_set(changes: dict, t
     assert len(set(composed[0])) > 1 or changes["batch_size"] == 1
     assert whole[1].norm() > 1e-3
     assert (composed[1] - whole[1]).norm() < 1e-12 * whole[1].norm()
+
+
+def test_portions_of_a_step_are_on_the_device_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And they are moved without waiting for the transfer."""
+    config = small.config(tmp_path, small.write_frames(tmp_path / "four.xyz", 4))
+    model = initial_model(config)
+    data, _ = open_data(config, model)
+    state = initial_state(config, model.double())
+    plan = Plan.of(config, data, cost_model(model.name)(data))
+    done: list[str] = []
+    move, compute = Sample.to, step.evaluate
+
+    def moved(sample: Sample, **options: Any) -> Sample:
+        assert options["non_blocking"]
+        done.append("moved")
+        return move(sample, **options)
+
+    def computed(*arguments: Any, **options: Any) -> object:
+        done.append("computed")
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(Sample, "to", moved)
+    monkeypatch.setattr(step, "evaluate", computed)
+    add_gradients(config, state, [data.batch([k]) for k in range(3)], plan, Ranks())
+    assert done == ["moved", "computed"] * 3
+
+
+def test_samples_are_moved_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small.config(tmp_path, small.write_frames(tmp_path / "one.xyz", 1))
+    sample = open_data(config, initial_model(config))[0].batch([0])
+    waits: list[bool] = []
+    move = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda tensor, **options: (waits.append(options["non_blocking"]), move(tensor, **options))[1],
+    )
+    sample.to(device="cpu", non_blocking=True)
+    assert waits == [True] * (len(sample.graph.tensors()) + 4)

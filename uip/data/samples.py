@@ -21,10 +21,16 @@ class Targets:
     stress: Tensor
     magmoms: Tensor
 
-    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Targets:
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> Targets:
         """A copy on `device` as `dtype`; energies stay float64: in float32, -200,000 eV has an error of 0.01 eV."""
-        moved = {name: value.to(device=device, dtype=dtype) for name, value in vars(self).items()}
-        return Targets(**{**moved, "energy": self.energy.to(device=device)})
+        return Targets(
+            **{
+                name: value.to(device=device, dtype=None if name == "energy" else dtype, non_blocking=non_blocking)
+                for name, value in vars(self).items()
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,11 @@ class Sample:
     info: dict[str, Any] = field(default_factory=dict)
     """`atoms.info` of one structure: material, group, ...; used for splits."""
 
-    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sample:
-        """A copy on `device`, its real tensors as `dtype`."""
-        options = {"device": device, "dtype": dtype}
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> Sample:
+        """A copy on `device`, its real tensors as `dtype`; `non_blocking`: from pinned memory, without waiting."""
+        options = {"device": device, "dtype": dtype, "non_blocking": non_blocking}
         return Sample(self.graph.to(**options), self.targets.to(**options), self.info)  # type: ignore[arg-type]
 
     def pin(self) -> Sample:

@@ -70,10 +70,14 @@ class Graph:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
-        """A copy on `device`, its real tensors as `dtype`."""
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> Graph:
+        """A copy on `device`, its real tensors as `dtype`; `non_blocking`: from pinned memory, without waiting."""
         moved = {
-            name: value.to(device=device, dtype=dtype if FIELDS[name].dtype == "real" else None)
+            name: value.to(
+                device=device, dtype=dtype if FIELDS[name].dtype == "real" else None, non_blocking=non_blocking
+            )
             for name, value in self.tensors().items()
         }
         return Graph(**moved)

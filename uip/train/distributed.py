@@ -46,6 +46,10 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any rank."""
+        return [count > 0 for count in self.sum(torch.tensor(flags, dtype=torch.float64)).tolist()]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

@@ -135,8 +135,9 @@ def run_epochs(
             state.seconds = time.monotonic() - began
             write_log(log, state, {"kind": "train", **line})
             on_step(state.step, plan.num_steps, len(batch))
-            stop_if_asked(config, state, ranks, stop)
-            late = out_of_time(config, state, ranks)
+            stopped, late = ranks.any(bool(stop), is_late(config, state))
+            if stopped:
+                stop_run(config, state, ranks, stop)
             if run.checkpoint_steps and state.step % run.checkpoint_steps == 0:
                 save_last(config, state, ranks)
             if late:
@@ -178,8 +179,8 @@ def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ra
             sample = data.batch(part).to(device=device, dtype=real)
             outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
             errors = residuals(outputs, sample.targets, sample.graph)
-            penalty = penalties(errors, config.loss).detach().double().cpu()
-            sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets).cpu()])
+            penalty = penalties(errors, config.loss).detach().double()
+            sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets)]).cpu()
     penalty, absolute, counts = ranks.sum(sums)
     value = (scales(config.loss.weights(1.0), counts) * penalty).sum()
     return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
@@ -223,17 +224,13 @@ def write_log(log: Log | None, state: State, line: Line) -> None:
         log.write({"step": state.step, "epoch": state.epoch, **line, "seconds": round(state.seconds, 3)})
 
 
-def out_of_time(config: TrainConfig, state: State, ranks: Ranks) -> bool:
-    """Whether `run.hours` are over; the same on all ranks."""
-    if not config.run.hours:
-        return False
-    return bool(ranks.sum(torch.tensor([float(state.seconds > 3600 * config.run.hours)])) > 0)
+def is_late(config: TrainConfig, state: State) -> bool:
+    """Whether `run.hours` are over."""
+    return config.run.hours > 0 and state.seconds > 3600 * config.run.hours
 
 
-def stop_if_asked(config: TrainConfig, state: State, ranks: Ranks, stop: StopRequest) -> None:
-    """Write last.ckpt and raise `StoppedError`, if a signal reached any rank."""
-    if not bool(ranks.sum(torch.tensor([float(bool(stop))])) > 0):
-        return
+def stop_run(config: TrainConfig, state: State, ranks: Ranks, stop: StopRequest) -> None:
+    """Write last.ckpt and raise `StoppedError`: a signal reached one of the ranks."""
     save_last(config, state, ranks)
     raise StoppedError(
         f"stopped by {stop.name or 'a signal of another rank'} after step {state.step}; the checkpoint "

@@ -121,8 +121,10 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
-    """Sums of |residual| by property, (4,) float64, for the MAE over several batches. NaN for properties that the model
-    does not predict."""
-    unknown = torch.tensor(torch.nan)
+    """Sums of |residual| by property, (4,) float64 on the device of the model, for the MAE over several batches.
+
+    NaN for properties that the model does not predict.
+    """
+    unknown = parts["energy"].new_tensor(torch.nan)
     sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in LOSS_TERMS]
-    return torch.stack([value.to(device="cpu", dtype=torch.float64) for value in sums])
+    return torch.stack([value.double() for value in sums])

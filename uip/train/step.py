@@ -48,16 +48,18 @@ def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan
     counts, summary = add_gradients(config, state, samples, plan, ranks)
     trainable = [parameter for _, parameter in state.parameters]
     ranks.sum_gradients(trainable)
-    summary = ranks.sum(summary)
-    norm = float(nn.utils.clip_grad_norm_(trainable, config.optim.clip or float("inf")))
-    check_divergence(config, state, float(summary[0]), norm, samples, ranks)
+    norm = nn.utils.clip_grad_norm_(trainable, config.optim.clip or float("inf"))
+    # a GPU works ahead up to here, where its numbers are waited for
+    value, *sums, size = torch.cat([ranks.sum(summary), norm.double().view(1)]).tolist()
+    check_divergence(config, state, value, size, samples, ranks)
     rate = learning_rate(config.optim, state.step, plan.num_steps, config.data.batch_size)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update(state.model)
-    return {"loss": float(summary[0]), **mean_errors(summary[1:], counts), "gradient": norm, "rate": rate}
+    errors = mean_errors(torch.tensor(sums, dtype=torch.float64), counts)
+    return {"loss": value, **errors, "gradient": size, "rate": rate}
 
 
 def add_gradients(
@@ -71,18 +73,18 @@ def add_gradients(
     """
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
-    counts = ranks.sum(sum((count_labels(sample.targets).cpu() for sample in samples), none))
+    counts = ranks.sum(sum((count_labels(sample.targets) for sample in samples), none))
     weights = config.loss.weights(min(state.step / max(plan.num_steps - 1, 1), 1.0))
     scale, shown = (scales(weights, labels).to(device=device, dtype=real) for labels in (plan.labels, counts))
     state.optimizer.zero_grad(set_to_none=True)
-    summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64)
+    summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64, device=device)
     for sample in samples:
-        moved = sample.to(device=device)
+        moved = sample.to(device=device, non_blocking=True)
         outputs = evaluate(state.model, moved.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, moved.targets, moved.graph)
         sums = penalties(errors, config.loss)
         (scale * sums).sum().backward()
-        value = (shown * sums.detach()).sum().double().cpu()
+        value = (shown * sums.detach()).sum().double()
         summary += torch.cat([value.view(1), absolute_errors(errors)])
     return counts, summary
 
