@@ -1,6 +1,6 @@
 """Writes periodic boxes of +1 and -1 ions at random places, with energies and forces of `labels.py`.
 
-    python random_charges.py              random_charges_train.xyz (1000 boxes of 32 ions), _valid, _test, and
+    python random_charges.py              random_charges_train.xyz (500 boxes of 32 ions), _valid, _test, and
                                           _16 and _64: boxes of 16 and 64 ions at the same density
 
 Every set has random numbers of its own, from the seed and its name.
@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.io import write
 from labels import labelled
 
-SETS = {"train": (1000, 32), "valid": (50, 32), "test": (200, 32), "16": (100, 16), "64": (100, 64)}
+SETS = {"train": (500, 32), "valid": (50, 32), "test": (100, 32), "16": (100, 16), "64": (50, 64)}
 """Number of boxes, and of ions in a box."""
 LENGTH = 12.0
 """A; edge of the cube for 32 ions."""
