@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uip.ops.kernels import has_kernels
 from uip.ops.recompute import recomputed
 
 NUM_FREQUENCIES = 32
@@ -138,14 +139,37 @@ def attend_double_backward(
     """out (N, H) from q, k, v (N, H), differentiable twice; `graph_index` (N,) ascending; `sink` (h,): logits s.
 
     For graphs with up to `TILE` logits the N x N matrices are stored for the backward pass. For larger graphs only the
-    arguments are stored, and the matrices are recomputed in tiles of `TILE` logits.
+    arguments are stored, and the matrices are recomputed in tiles of `TILE` logits. On CUDA tensors, without sink,
+    kernels store nothing of size N x N (`uip.ops.cuda.attention`).
     """
+    if has_kernels(q) and sink is None:
+        return _attend_with_kernels(q, k, v, graph_index, heads, radial)
     parts = []
     for graph, atoms in enumerate(_atoms_of_graphs(graph_index)):
         query, key, value = (x[atoms].unflatten(1, (heads, -1)).transpose(0, 1) for x in (q, k, v))
         bias = None if radial is None else radial.of_graph(graph, atoms)
         parts.append(_attend_one(query, key, value, bias, sink).transpose(0, 1).flatten(1))
     return torch.cat(parts) if parts else torch.zeros_like(q)
+
+
+def _attend_with_kernels(
+    q: Tensor, k: Tensor, v: Tensor, graph_index: Tensor, heads: int, radial: Radial | None
+) -> Tensor:
+    from uip.ops.cuda.attention import attend
+
+    sides = (torch.searchsorted(graph_index, graph_index, right=right) for right in (False, True))
+    bounds = torch.stack(list(sides))
+    if radial is None:
+        none = [q.new_empty(0, *shape) for shape in ((NUM_FREQUENCIES,), (3,), (3, 3))]
+        cells = [q.new_empty(0, *shape) for shape in ((3, 3), (3, 3), (0, 3), ())]
+        return attend(q, k, v, *none, [bounds, graph_index, *cells], heads)[0]
+    positions = radial.positions
+    strain = positions.new_empty(0, 3, 3) if radial.strain is None else radial.strain
+    lattice = radial.cell * radial.pbc.to(radial.cell.dtype).unsqueeze(2)
+    shifts = [candidate_shifts(cell, pbc) for cell, pbc in zip(radial.cell, radial.pbc, strict=True)]
+    cells = [lattice, torch.linalg.pinv(lattice), torch.nn.utils.rnn.pad_sequence(shifts, batch_first=True)]
+    lists = [x.to(positions).contiguous() for x in (*cells, frequencies())]
+    return attend(q, k, v, radial.weight, positions, strain, [bounds, graph_index, *lists], heads)[0]
 
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor, radial: Radial | None, sink: Tensor | None) -> Tensor:
