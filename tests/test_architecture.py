@@ -22,6 +22,7 @@ LAYERS = (
     ("program",),
     ("inference",),
     ("calculator", "openmm"),
+    ("relax",),
     ("train",),
     ("cli", "__main__"),
 )

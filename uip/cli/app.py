@@ -13,6 +13,7 @@ from uip.cli.errors import show_tracebacks
 from uip.cli.export import export, fairchem, verify
 from uip.cli.models import lammps_plugin_path, models, openmm_plugin_path
 from uip.cli.predict import evaluate, predict
+from uip.cli.relax import relax
 from uip.cli.train import WithSettings, config, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -32,13 +33,14 @@ def main(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Universal interatomic potentials: list, predict, evaluate, export, train."""
+    """Universal interatomic potentials: list, predict, relax, evaluate, export, train."""
     show_tracebacks(debug)
 
 
 app.command()(models)
 app.command()(doctor)
 app.command()(predict)
+app.command()(relax)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(verify)

@@ -89,6 +89,23 @@ def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool =
     console.print(table)
 
 
+def print_relaxed(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
+    """One line a relaxed structure, or the same as JSON."""
+    if as_json:
+        json.dump(rows, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table("file", "formula", "atoms", "steps", title=title)
+    for heading in ("E / eV", "change of E / eV", "max F / eV/A", "change of V / %"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        steps = str(row["steps"]) if row["converged"] else f"{row['steps']}, not converged"
+        numbers = (f"{row['energy']:.4f}", f"{row['energy_change']:.4f}", f"{row['max_force']:.4f}")
+        change = f"{100 * row['volume_change']:+.2f}"
+        table.add_row(Path(row["file"]).name, row["formula"], str(row["atoms"]), steps, *numbers, change)
+    console.print(table)
+
+
 def print_description(found: Any, title: str) -> None:
     """What `uip.data.describe` found in a data set."""
     from uip.data.describe import OUTLIER, SHOWN
