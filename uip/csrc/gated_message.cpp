@@ -5,8 +5,8 @@
 //
 // For the gradient, arguments are kept, and for the first messages (`most_kept`) what enters the gate; the rest is
 // computed again. Weights are constants: asking for their derivatives, or for second ones, is an error. Results do not
-// depend on the number of threads: a thread owns the rows it sums to, and gradients of neighbours are summed in blocks
-// of edges whose number does not depend on it.
+// depend on the number of threads: a thread owns the rows it sums to, and gradients of neighbours are summed in
+// blocks of edges whose number does not depend on it (edge_blocks.h).
 #include "gated_message.h"
 
 #include <ATen/Functions.h>
@@ -22,6 +22,7 @@
 #include <tuple>
 #include <vector>
 
+#include "edge_blocks.h"
 #include "find_op.h"
 #include "flush_denormals.h"
 #include "recycled.h"
@@ -35,8 +36,7 @@ using torch::autograd::variable_list;
 using Two = std::tuple<Tensor, Tensor>;
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-constexpr int64_t centres_per_task = 8, columns_per_task = 64;
-constexpr int64_t messages_per_block = 1024, most_blocks = 8;  // of the gradient of edges
+constexpr int64_t centres_per_task = 8;
 /// Bytes of one call that are kept for its gradient: reading them takes less time than the product that gives them.
 constexpr int64_t most_kept = 48 << 20;
 
@@ -165,80 +165,6 @@ Tensor forward(const Arguments &a, const Tensor &hidden) {
   return out;
 }
 
-/// The gradient of edges, whose neighbours belong to any thread: centres are cut into blocks. Each block sums the
-/// gradients of its neighbours apart, and the sums are added in the order of blocks.
-template <typename T>
-class EdgeBlocks {
- public:
-  EdgeBlocks(const Messages<T> &messages, const MessageGradients<T> &to, const Arguments &a)
-      : messages_(messages),
-        to_(to),
-        num_columns_(a.second.size(0)),
-        width_(2 * messages.channels),
-        offsets_(values<int64_t>(a.lists[4])),
-        order_(values<int64_t>(a.lists[5])) {
-    const int64_t count = std::clamp<int64_t>(a.num_messages() / messages_per_block, 1, most_blocks);
-    const int64_t *begin = messages.offsets, *end = begin + a.num_centres();
-    for (int64_t block = 0; block <= count; ++block) {
-      starts_.push_back(std::lower_bound(begin, end, block * a.num_messages() / count) - begin);
-    }
-    at_once_ = std::min<int64_t>(at::get_num_threads(), count);
-    if (count > 1) sums_ = recycled_empty({at_once_, num_columns_, width_}, a.first.options());
-  }
-
-  void run() {
-    const int64_t count = static_cast<int64_t>(starts_.size()) - 1;
-    for (int64_t first = 0; first < count; first += at_once_) {
-      const int64_t last = std::min(first + at_once_, count);
-      at::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) run_block(block, first);
-      });
-      at::parallel_for(0, num_columns_, columns_per_task, [&](int64_t begin, int64_t end) {
-        for (int64_t block = std::max<int64_t>(first, 1); block < last; ++block) add(block, first, begin, end);
-      });
-    }
-  }
-
- private:
-  /// Sums of a block; the first one's go to where all go.
-  T *sums(int64_t block, int64_t first) {
-    return block == 0 ? to_.second : sums_.mutable_data_ptr<T>() + (block - first) * num_columns_ * width_;
-  }
-
-  /// Whether the column has messages of the block.
-  bool touched(int64_t column, int64_t block) const {
-    const int64_t *end = order_ + offsets_[column + 1];
-    const int64_t *found = std::lower_bound(order_ + offsets_[column], end, messages_.offsets[starts_[block]]);
-    return found < end && *found < messages_.offsets[starts_[block + 1]];
-  }
-
-  void run_block(int64_t block, int64_t first) {
-    auto to = to_;
-    to.second = sums(block, first);
-    for (int64_t column = 0; block > 0 && column < num_columns_; ++column) {
-      if (touched(column, block)) std::fill_n(to.second + column * width_, width_, T(0));
-    }
-    message_kernels<T>(messages_.channels).backward(messages_, to, starts_[block], starts_[block + 1]);
-  }
-
-  void add(int64_t block, int64_t first, int64_t begin, int64_t end) {
-    const FlushDenormals flush;
-    for (int64_t column = begin; column < end; ++column) {
-      if (!touched(column, block)) continue;
-      const T *__restrict from = sums(block, first) + column * width_;
-      T *__restrict total = to_.second + column * width_;
-      for (int64_t k = 0; k < width_; ++k) total[k] += from[k];
-    }
-  }
-
-  const Messages<T> &messages_;
-  const MessageGradients<T> &to_;
-  int64_t num_columns_, width_, at_once_;
-  const int64_t *offsets_, *order_;  // messages of each column, ascending
-  std::vector<int64_t> starts_;      // first centre of each block
-  Tensor sums_;                      // (blocks at once, R, 2 C)
-};
-
 template <typename T>
 Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
   TORCH_CHECK(hidden.is_contiguous() && hidden.size(0) <= a.num_messages() && hidden.size(1) == 2 * a.channels(),
@@ -256,7 +182,8 @@ Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
   T **places[] = {&to.x, &to.scale, &to.first, &to.second, &to.third, &to.factor};
   for (size_t k = 0; k < found.size(); ++k) *places[k] = found[k].numel() ? found[k].mutable_data_ptr<T>() : nullptr;
   if (from_distance(a.kind)) {
-    EdgeBlocks<T>(messages, to, a).run();
+    const auto *offsets = values<int64_t>(a.lists[4]), *order = values<int64_t>(a.lists[5]);
+    EdgeBlocks<T>(messages, to, a.num_centres(), a.second, offsets, order).run();
   } else {
     const auto run = message_kernels<T>(a.channels()).backward;
     at::parallel_for(0, a.num_centres(), centres_per_task,
