@@ -190,6 +190,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
     "no rate": (settings(optim={"learning_rate": 0.0}), r"'optim\.learning_rate' must be positive"),
     "misspelt rate": (settings(optim={"learning_rte": 1.0}), r"unknown key 'optim\.learning_rte'; did you mean"),
     "no epochs": (settings(run={"epochs": 0}), r"'run\.epochs' must be at least 1"),
+    "no patience": (settings(run={"patience": -1}), r"'run\.patience' must not be negative, got -1"),
     # models
     "unknown model": (settings(model={"init_from": "chgnet-9"}), "unknown model 'chgnet-9'"),
     "unknown part": (

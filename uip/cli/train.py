@@ -24,6 +24,10 @@ class WithSettings(TyperCommand):
 def train(
     config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The settings of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, e.g. optim.learning_rate=1e-3."),
+    ] = None,
 ) -> None:
     """Train a potential: the same as `python -m uip.train RUN.toml`.
 
@@ -31,7 +35,7 @@ def train(
     """
     from uip.train.__main__ import run
 
-    raise typer.Exit(run(config, resume=resume, debug=debug_is_on()))
+    raise typer.Exit(run(config, overrides or [], resume=resume, debug=debug_is_on()))
 
 
 def config(

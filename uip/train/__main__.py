@@ -44,16 +44,24 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("config", metavar="RUN.toml", type=Path, help="the settings of the run")
     parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="replace a setting of RUN.toml, for example optim.learning_rate=1e-3; may be repeated",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
         options = parser.parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
-    return run(options.config, resume=options.resume, debug=options.debug)
+    return run(options.config, options.overrides, resume=options.resume, debug=options.debug)
 
 
-def run(path: Path, *, resume: bool, debug: bool = False) -> int:
-    """Train with the config in `path`; returns the exit code.
+def run(path: Path, overrides: list[str], *, resume: bool, debug: bool = False) -> int:
+    """Train with the config in `path`, with settings replaced by `overrides`; returns the exit code.
 
     A run that fails appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
     """
@@ -66,7 +74,7 @@ def run(path: Path, *, resume: bool, debug: bool = False) -> int:
 
     try:
         os.environ.update(slurm_ranks(os.environ))
-        config = read_config(path)
+        config = read_config(path, overrides)
         folder = Path(config.run.folder)
         with progress_bar() as on_step:
             best = train(config, resume=resume, report=print_once, on_step=begin)

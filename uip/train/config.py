@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from uip.config import existing_file, from_dict
 from uip.data.labels import LabelKeys
 from uip.train.loss import LossConfig
 from uip.train.optim import OptimConfig
+from uip.train.overrides import with_overrides
 from uip.units import EV_PER_A3_TO_GPA
 
 if sys.version_info >= (3, 11):
@@ -151,6 +153,8 @@ class RunConfig:
     """"auto", "cpu", "cuda" or "cuda:N"."""
     hours: float = 0.0
     """Stop, with a checkpoint, after this training time; 0: no limit."""
+    patience: int = 0
+    """Early stopping: end the run after this number of epochs without a lower validation loss; 0: never."""
     checkpoint_steps: int = 0
     """Steps between checkpoints; 0: one per epoch."""
     threads: int = 0
@@ -168,6 +172,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"'run.epochs' must be at least 1, got {self.epochs}")
+        if self.patience < 0:
+            raise ValueError(f"'run.patience' must not be negative, got {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,7 @@ ADJUSTABLE = {
     "optim.clip",
     "run.epochs",
     "run.max_jump",
+    "run.patience",
     "run.recompute",
 }
 """Settings that affect results and may nevertheless change when a run is resumed; the change is logged."""
@@ -213,19 +220,19 @@ RENAMED = {"model.start": "init_from", "model.move": "trainable", "data.rotate":
 """Deprecated keys, and their new names in the same table."""
 
 
-def read_config(path: Path | str) -> TrainConfig:
-    """The config in a TOML file; its paths become relative to the file.
+def read_config(path: Path | str, overrides: Iterable[str] = ()) -> TrainConfig:
+    """The config in a TOML file, with settings replaced by `overrides`; its paths become relative to the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not TOML, an unknown key, or an invalid value.
+        ValueError: not TOML, an unknown key, an invalid value, or not an override.
     """
     path = existing_file(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be TOML: {error}") from error
-    return make_config(values, path.parent)
+    return make_config(with_overrides(values, overrides), path.parent)
 
 
 def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:

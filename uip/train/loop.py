@@ -9,6 +9,7 @@ All settings with their defaults: `uip/train/config.py`. Files in the run's fold
     last.ckpt     complete state of the run, for `--resume`
     best.ckpt     the potential with the lowest validation loss: for `uip eval`, `uip export`, `Calculator`
     log.jsonl     losses and errors (`uip/train/metrics.py`); curves.png: the same as a figure
+    settings.toml, split.json    what the run was started with (`uip/train/record.py`)
 
 Entry point: `train`.
 """
@@ -35,10 +36,11 @@ from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line, Log
+from uip.train.record import write_record
 from uip.train.references import set_references
 from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device
 from uip.train.signals import StoppedError, StopRequest, stop_requests
-from uip.train.state import State, ema_weights, initial_state, resume_from, save_state
+from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
 from uip.train.step import Plan, gradient_step, mean_errors
 
 DISK_FULL_ADVICE = "free disk space and continue with --resume: earlier checkpoints are intact"
@@ -90,6 +92,10 @@ def train(
     same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
     ranks.check_same("data", training.digest() + validation.digest())
+    ranks.check_same("weights", weights_digest(state.model))
+    if ranks.is_first:
+        with explain_write_errors(folder, DISK_FULL_ADVICE):
+            write_record(config, validation)
     report(
         f"{len(training)} training structures, {len(validation)} validation structures, "
         f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
@@ -126,6 +132,9 @@ def run_epochs(
     plan = Plan.of(config, training, costs)
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
+        if 0 < run.patience <= state.stale:
+            report(f"stopped early: no lower validation loss in {state.stale} epochs")
+            return
         state.epoch = epoch
         batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
         left = batches[state.batch :]
@@ -201,6 +210,7 @@ def finish_epoch(
     if ranks.is_first and errors["loss"] < state.best:
         with ema_weights(state) as model, explain_write_errors(folder, DISK_FULL_ADVICE):
             save_checkpoint(model, folder / "best.ckpt")
+    state.stale = 0 if errors["loss"] < state.best else state.stale + whole
     state.best = min(state.best, errors["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0

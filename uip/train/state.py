@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class State:
     step: int = 0
     best: float = float("inf")
     """Lowest validation loss so far."""
+    stale: int = 0
+    """Number of epochs since the validation loss was lowest."""
     typical: float = 0.0
     """Recent average of the training loss."""
     seconds: float = 0.0
@@ -41,7 +44,7 @@ class State:
     """Number of lines in the log."""
 
 
-COUNTERS = ("epoch", "batch", "step", "best", "typical", "seconds", "lines")
+COUNTERS = ("epoch", "batch", "step", "best", "stale", "typical", "seconds", "lines")
 
 
 def initial_state(config: TrainConfig, model: Potential) -> State:
@@ -85,7 +88,8 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
     if state.ema is not None:
         state.ema.load(saved["average"])
     for name in COUNTERS:
-        setattr(state, name, saved["counters"][name])
+        # checkpoints of version 0.1 lack some
+        setattr(state, name, saved["counters"].get(name, getattr(state, name)))
     return changed
 
 
@@ -119,3 +123,12 @@ def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy weights into a model."""
     for name, value in model.named_parameters():
         value.copy_(weights[name])
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hash of all weights and buffers, to compare ranks."""
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
