@@ -36,6 +36,8 @@ def test_a_step_is_read() -> None:
     assert found["MASTER_PORT"] == slurm_ranks({**STEP, "SLURM_PROCID": "0"})["MASTER_PORT"]
     assert found["MASTER_PORT"] != slurm_ranks({**STEP, "SLURM_STEP_ID": "3"})["MASTER_PORT"]
     assert slurm_ranks({**STEP, "MASTER_ADDR": "head"})["MASTER_ADDR"] == "head"
+    for gpus, rank in (("3", "0"), ("0,1,2,3", "1")):
+        assert slurm_ranks({**STEP, "CUDA_VISIBLE_DEVICES": gpus})["LOCAL_RANK"] == rank
 
 
 def test_one_process_is_one_rank() -> None:

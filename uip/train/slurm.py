@@ -27,10 +27,12 @@ def slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
             f"a SLURM step of {environment[TASKS]} tasks must have {', '.join(missing)}; start the run with "
             "torchrun, or with one task"
         )
+    # a task that sees one GPU (--gpus-per-task 1) uses that one, whatever its number on the machine
+    alone = len(environment.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
     port = 20_000 + (31 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", "0"))) % 10_000
     found = {
         "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_RANK": "0" if alone else environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment[TASKS],
         "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(port),
