@@ -14,6 +14,7 @@ from uip.cli.export import export, fairchem, verify
 from uip.cli.models import lammps_plugin_path, models, openmm_plugin_path
 from uip.cli.predict import evaluate, predict
 from uip.cli.relax import relax
+from uip.cli.select import select
 from uip.cli.train import WithSettings, config, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,6 +42,7 @@ app.command()(models)
 app.command()(doctor)
 app.command()(predict)
 app.command()(relax)
+app.command()(select)
 app.command("eval")(evaluate)
 app.command()(export)
 app.command()(verify)

@@ -60,7 +60,7 @@ def predict(
         if ranks is not None and "-" in files:
             raise ValueError("standard input reaches one rank only; name a file")
         evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
-        results = predict_stream(evaluator, _frames(files, kind, species_of(species)), ranks=ranks)
+        results = predict_stream(evaluator, frames_of(files, kind, species_of(species)), ranks=ranks)
         first = ranks is None or ranks.rank == 0
         # what fails on one rank must end all of them, and --debug shows the traceback
         stop_at_error = ranks is not None or debug_is_on()
@@ -76,7 +76,8 @@ def predict(
         raise typer.Exit(reason)
 
 
-def _frames(files: list[str], kind: str | None, species: list[str]) -> Iterator[Any]:
+def frames_of(files: list[str], kind: str | None, species: list[str]) -> Iterator[Any]:
+    """The structures of all files, as `Frame`."""
     from uip.data.read import read_atoms
     from uip.inference.stream import Frame
 

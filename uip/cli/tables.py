@@ -106,6 +106,19 @@ def print_relaxed(rows: list[dict[str, Any]], title: str, *, as_json: bool = Fal
     console.print(table)
 
 
+def print_selected(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
+    """One line a selected structure, in the order of choice, or the same as JSON."""
+    if as_json:
+        json.dump(rows, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table("file", "structure", "formula", "max dev F / eV/A", "distance", title=title)
+    for row in rows:
+        numbers = ("" if row[name] is None else f"{row[name]:.4f}" for name in ("max_force_deviation", "distance"))
+        table.add_row(Path(row["file"]).name, str(row["number"]), row["formula"], *numbers)
+    console.print(table)
+
+
 def print_description(found: Any, title: str) -> None:
     """What `uip.data.describe` found in a data set."""
     from uip.data.describe import OUTLIER, SHOWN
