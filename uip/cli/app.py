@@ -11,6 +11,7 @@ from uip.cli.data import data
 from uip.cli.doctor import doctor
 from uip.cli.errors import show_tracebacks
 from uip.cli.export import export, fairchem, verify
+from uip.cli.ipi import ipi
 from uip.cli.models import lammps_plugin_path, models, openmm_plugin_path
 from uip.cli.predict import evaluate, predict
 from uip.cli.relax import relax
@@ -44,6 +45,7 @@ app.command()(predict)
 app.command()(relax)
 app.command()(select)
 app.command("eval")(evaluate)
+app.command()(ipi)
 app.command()(export)
 app.command()(verify)
 app.add_typer(imports, name="import")
