@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import systems
 import torch
 from ase import Atoms
@@ -15,6 +16,7 @@ from conftest import random_chgnet
 
 from uip import Calculator
 from uip.train.config import TrainConfig, make_config
+from uip.train.curves import Curves
 
 torch.set_num_threads(1)  # structures are tiny: more threads cost more than they bring
 
@@ -54,6 +56,11 @@ def config(folder: Path, file: Path, **tables: dict[str, Any]) -> TrainConfig:
     }
     names = {*defaults, *tables}
     return make_config({name: {**defaults.get(name, {}), **tables.get(name, {})} for name in names})
+
+
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no learning curves, which takes longer than their steps."""
+    monkeypatch.setattr(Curves, "draw", lambda self, image: None)
 
 
 def toml(values: dict[str, Any]) -> str:

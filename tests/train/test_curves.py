@@ -18,8 +18,7 @@ def test_the_log_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with_lines = Log(tmp_path)
     for step in range(3):
         with_lines.write(line(step))
-    with_lines.close()
-    (tmp_path / "curves.png").unlink()
+    with_lines.file.close()
     again = Log(tmp_path, keep=2)
     monkeypatch.setattr(metrics, "read_log", None)
     again.write(line(5, "validation"))
@@ -28,7 +27,7 @@ def test_the_log_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert again.curves.curves["loss", "train"].points == [(0.0, 0.0), (1.0, 1.0)]
     assert again.curves.curves["loss", "validation"].points == [(5.0, 5.0)]
     assert again.curves.curves["stress", "train"].points == []
-    again.close()
+    again.file.close()
 
 
 def test_long_curves_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:

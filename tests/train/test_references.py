@@ -26,7 +26,7 @@ from uip.train.setup import initial_model, open_data
 def fine_tuning(tmp_path: Path) -> TrainConfig:
     """Of a model with other weights than those that made the labels of eight structures."""
     save_checkpoint(random_chgnet(seed=1), tmp_path / "old.ckpt")
-    model = {"init_from": str(tmp_path / "old.ckpt"), "architecture": {}}
+    model = {"init_from": str(tmp_path / "old.ckpt"), "architecture": {}, "trainable": ["readout.*"]}
     file = small.write_frames(tmp_path / "data.xyz")
     return small.config(tmp_path / "run", file, model=model, data={"reference_structures": 3}, run={"epochs": 1})
 
@@ -44,6 +44,7 @@ def count_predictions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_sample_is_predicted_and_only_once(fine_tuning: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
     seen = count_predictions(monkeypatch)
     monkeypatch.setattr(reference_energies, "PER_ELEMENT", 1)
     train(fine_tuning)

@@ -64,6 +64,7 @@ def test_a_run_keeps_its_settings_and_its_split(data: Path, tmp_path: Path, monk
     changes = {"validation": [], "validation_fraction": 0.4, "cache": ""}
     config = small.config(Path("run"), Path(data.name), data=changes, run={"epochs": 1})
     (data.parent / "run.toml").write_text(small.toml(config.values()))
+    small.without_figures(monkeypatch)
     monkeypatch.chdir(data.parent)
     assert main(["run.toml", "--set", "optim.clip=3.5", "--set", f"run.folder={tmp_path}/first"]) == 0
     monkeypatch.chdir(tmp_path)
@@ -84,9 +85,10 @@ def test_validation_files_are_kept(data: Path, tmp_path: Path) -> None:
 
 def test_early_stopping(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of validation is lowest in the second epoch; the run stops after the fourth, also when resumed."""
-    losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
+    losses = iter([3.0, 2.0, 2.5, 2.0])
     none = dict.fromkeys(("energy", "forces", "stress", "magmoms"))
     monkeypatch.setattr(uip.train.loop, "validate", lambda *_: {"kind": "validation", "loss": next(losses), **none})
+    small.without_figures(monkeypatch)
     messages: list[str] = []
     run = {"epochs": 9, "patience": 2}
     train(small.config(tmp_path / "run", data, run=run), report=messages.append)
@@ -95,11 +97,10 @@ def test_early_stopping(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (counters["epoch"], counters["best"], counters["stale"]) == (4, 2.0, 2)
     train(small.config(tmp_path / "run", data, run=run), resume=True, report=messages.append)
     assert messages[-1] == "stopped early: no lower validation loss in 2 epochs"
-    train(small.config(tmp_path / "run", data, run={**run, "epochs": 5, "patience": 3}), resume=True)
-    assert read_training(tmp_path / "run" / "last.ckpt")["counters"]["best"] == 1.0
 
 
 def test_weights_are_compared_between_ranks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
     compared: dict[str, str] = {}
     monkeypatch.setattr(Ranks, "check_same", lambda self, what, text: compared.update({what: text}))
     train(small.config(tmp_path / "run", data, run={"epochs": 1}))
