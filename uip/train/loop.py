@@ -34,7 +34,15 @@ from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
 from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
-from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
+from uip.train.loss import (
+    LOSS_TERMS,
+    absolute_errors,
+    count_labels,
+    penalties,
+    residuals,
+    scales,
+    squared_errors,
+)
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
@@ -179,9 +187,9 @@ def rank_samples(
 
 
 def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
-    """Loss, with the final weights of its terms, and MAE of each property over `data`."""
+    """Loss, with the final weights of its terms, MAE and RMSE of each property over `data`."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    sums = torch.zeros(3, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute errors, labels
+    sums = torch.zeros(4, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute and squared errors, labels
     mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
     with ema_weights(state) as model:
         for part in micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST):
@@ -189,10 +197,13 @@ def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ra
             outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
             errors = residuals(outputs, sample.targets, sample.graph)
             penalty = penalties(errors, config.loss).detach().double()
-            sums += torch.stack([penalty, absolute_errors(errors), count_labels(sample.targets)]).cpu()
-    penalty, absolute, counts = ranks.sum(sums)
+            parts = (penalty, absolute_errors(errors), squared_errors(errors), count_labels(sample.targets))
+            sums += torch.stack(parts).cpu()
+    penalty, absolute, squared, counts = ranks.sum(sums)
     value = (scales(config.loss.weights(1.0), counts) * penalty).sum()
-    return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts)}
+    roots = mean_errors((squared * counts).sqrt(), counts)  # sqrt(squared / counts) * counts
+    rmse = {f"{name}_rmse": error for name, error in roots.items()}
+    return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts), **rmse}
 
 
 def format_errors(errors: Line) -> str:

@@ -10,6 +10,7 @@ whatever the batches and however a step is divided into ranks and micro-batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -121,10 +122,20 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
 
 
 def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
-    """Sums of |residual| by property, (4,) float64 on the device of the model, for the MAE over several batches.
+    """Sums of |residual| by property, for the MAE over several batches; see `error_sums`."""
+    return error_sums(parts, torch.abs)
+
+
+def squared_errors(parts: dict[str, Tensor]) -> Tensor:
+    """Sums of residual^2 by property, for the RMSE over several batches; see `error_sums`."""
+    return error_sums(parts, torch.square)
+
+
+def error_sums(parts: dict[str, Tensor], size: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sums of `size` of each residual by property, (4,) float64 on the device of the model.
 
     NaN for properties that the model does not predict.
     """
     unknown = parts["energy"].new_tensor(torch.nan)
-    sums = [parts[name].detach().abs().sum() if name in parts else unknown for name in LOSS_TERMS]
+    sums = [size(parts[name].detach()).sum() if name in parts else unknown for name in LOSS_TERMS]
     return torch.stack([value.double() for value in sums])
