@@ -29,8 +29,7 @@ def test_values_and_gradients(index: torch.Tensor, dtype: torch.dtype) -> None:
         return torch.zeros_like(total).index_add(0, index, total[index].square())
 
     x = (0.25 * random(20, 3)).to(dtype).requires_grad_()
-    orders = (0, 1, 2) if dtype == torch.float64 else (0, 1)
-    for order in orders:
+    for order in (1, 2) if dtype == torch.float64 else (1,):
         assert_same(function, plain, [x], [random(6, 3, seed=1), random(20, 3, seed=2)], order)
 
 

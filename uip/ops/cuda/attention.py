@@ -18,8 +18,8 @@ from uip.ops._triton.attention import forward_kernel, tangent_kernel
 from uip.ops._triton.attention_gradient import columns_kernel, rows_kernel
 from uip.ops.cuda.launch import can_launch, padded
 
-BLOCK, WARPS = 32, 8
-"""Atoms of a block; warps of a program."""
+BLOCK, BLOCK_SECOND, WARPS = 32, 16, 8
+"""Atoms of a block; the same for second derivatives, which hold more numbers of a pair; warps of a program."""
 
 
 @triton_op("uip_triton::attend", mutates_args={})
@@ -43,7 +43,7 @@ def attend(
     q, k, v = (_rows(x) for x in (q, k, v))
     out, lse = q.new_empty(q.shape), _by_head(q, heads)
     if can_launch(q):
-        sizes = (*_sizes(q, k, v, lists, heads), weight.shape[0] > 0, *_blocks(q, heads))
+        sizes = (*_sizes(q, k, v, lists, heads), weight.shape[0] > 0, *_blocks(q, heads, BLOCK))
         wrap_triton(forward_kernel)[(triton.cdiv(q.shape[0], BLOCK), heads)](
             q, k, v, weight, positions, *lists, out, lse, *sizes, num_warps=WARPS
         )
@@ -69,11 +69,11 @@ def attend_backward(
     q, k, v = (_rows(x) for x in (q, k, v))
     gradient, delta = gradient.contiguous(), _delta(gradient, out, lse)
     none = [gradient.new_empty(0)] * 5
-    results = _results(q, weight, positions, strain, lse, of_weight)
+    results = _results(q, weight, positions, strain, lse, BLOCK if of_weight else 0)
     if can_launch(q):
         flags = (weight.shape[0] > 0, strain.shape[0] > 0)
         given = (*none, gradient, q, k, v, weight, positions, *lists, lse, delta, delta, delta)
-        sizes, blocks = _sizes(q, k, v, lists, heads), _blocks(q, heads)
+        sizes, blocks = _sizes(q, k, v, lists, heads), _blocks(q, heads, BLOCK)
         grid = (triton.cdiv(q.shape[0], BLOCK), heads)
         wrap_triton(rows_kernel)[grid](*given, *results[:4], *sizes, *flags, of_weight, False, *blocks, num_warps=WARPS)
         wrap_triton(columns_kernel)[grid](*given, *results[4:], *sizes, *flags, False, *blocks, num_warps=WARPS)
@@ -102,12 +102,12 @@ def attend_second(
     gradient, delta = gradient.contiguous(), _delta(gradient, out, lse)
     moved = [x.contiguous() for x in directions]
     out_t, mu, delta_t = q.new_empty(q.shape), torch.empty_like(lse), torch.empty_like(lse)
-    results = _results(q, weight, positions, strain, lse, of_weight)
+    results = _results(q, weight, positions, strain, lse, BLOCK_SECOND if of_weight else 0)
     if can_launch(q):
         flags = (weight.shape[0] > 0, strain.shape[0] > 0)
         given = (*moved, gradient, q, k, v, weight, positions, *lists)
-        sizes, blocks = _sizes(q, k, v, lists, heads), _blocks(q, heads)
-        grid, tangents = (triton.cdiv(q.shape[0], BLOCK), heads), (out_t, mu, delta_t)
+        sizes, blocks = _sizes(q, k, v, lists, heads), _blocks(q, heads, BLOCK_SECOND)
+        grid, tangents = (triton.cdiv(q.shape[0], BLOCK_SECOND), heads), (out_t, mu, delta_t)
         wrap_triton(tangent_kernel)[grid](*given, out, lse, delta, *tangents, *sizes, *flags, *blocks, num_warps=WARPS)
         given = (*given, lse, delta, mu, delta_t)
         wrap_triton(rows_kernel)[grid](*given, *results[:4], *sizes, *flags, of_weight, True, *blocks, num_warps=WARPS)
@@ -139,16 +139,15 @@ def _sizes(q: Tensor, k: Tensor, v: Tensor, lists: list[Tensor], heads: int) -> 
     return (*strides, atoms, size, channels, lists[4].shape[1], 1.0 / math.sqrt(size))
 
 
-def _blocks(q: Tensor, heads: int) -> tuple[int, int, int]:
-    return BLOCK, BLOCK, padded(q.shape[1] // heads)
+def _blocks(q: Tensor, heads: int, size: int) -> tuple[int, int, int]:
+    return size, size, padded(q.shape[1] // heads)
 
 
-def _results(
-    q: Tensor, weight: Tensor, positions: Tensor, strain: Tensor, lse: Tensor, of_weight: bool
-) -> list[Tensor]:
-    """Room for gradients: of q; of positions as i, strain, weight; of k, v; of positions as j."""
+def _results(q: Tensor, weight: Tensor, positions: Tensor, strain: Tensor, lse: Tensor, block: int) -> list[Tensor]:
+    """Room for gradients: of q; of positions as i, strain, weight by `block` atoms (0: none); of k, v; of positions as
+    j."""
     atoms, heads = lse.shape
-    blocks = triton.cdiv(atoms, BLOCK) if of_weight else 0
+    blocks = triton.cdiv(atoms, block) if block else 0
     as_first, as_second = (lse.new_empty(positions.shape[0], heads, 3) for _ in range(2))
     of_strain, of_weights = lse.new_empty(strain.shape[0], heads, 9), lse.new_empty(blocks, *weight.shape)
     of_q, of_k, of_v = (q.new_empty(q.shape) for _ in range(3))
