@@ -8,12 +8,13 @@ import pytest
 import small
 import torch
 
-from uip.data.sampler import cost_model
 from uip.models.readout import evaluate
 from uip.train.distributed import Ranks
-from uip.train.loop import validate
+from uip.train.loop import train
+from uip.train.metrics import read_log
 from uip.train.setup import initial_model, open_data
 from uip.train.state import initial_state
+from uip.train.validation import validate
 from uip.units import EV_PER_A3_TO_GPA
 
 
@@ -24,7 +25,7 @@ def test_errors_of_validation(tmp_path: Path) -> None:
     model = initial_model(config)
     _, data = open_data(config, model)
     state = initial_state(config, model.double())
-    found = validate(config, state, data, cost_model(model.name)(data), Ranks())
+    found = validate(config, state.model, data, Ranks())
     sample = data.batch(range(3))
     outputs = evaluate(model, sample.graph)
     energy = (outputs.energy - sample.targets.energy) / sample.graph.atoms_per_graph
@@ -35,3 +36,20 @@ def test_errors_of_validation(tmp_path: Path) -> None:
         assert found[f"{name}_rmse"] == pytest.approx(unit * float(torch.square(error).mean().sqrt()), rel=1e-9), name
     assert found["magmoms"] is None
     assert found["magmoms_rmse"] is None
+
+
+def test_the_best_potential_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end, not when the time is over; its errors are those of its own validation, on the same file."""
+    small.without_figures(monkeypatch)
+    file = small.write_frames(tmp_path / "three.xyz", 3)
+    tables = {"data": {"test": str(file)}, "optim": {"learning_rate": 1.0}}
+    messages: list[str] = []
+    train(small.config(tmp_path / "run", file, **tables, run={"epochs": 2, "hours": 1e-9}), report=messages.append)
+    assert read_log(tmp_path / "run" / "log.jsonl")[-1]["kind"] == "validation"
+    train(small.config(tmp_path / "run", file, **tables, run={"epochs": 2}), resume=True, report=messages.append)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert lines[-1]["kind"] == "test"
+    best = min((line for line in lines if line["kind"] == "validation"), key=lambda line: line["loss"])
+    for name in ("loss", "energy", "forces", "stress", "forces_rmse"):
+        assert lines[-1][name] == pytest.approx(best[name], rel=1e-5), name  # by kernels for inference
+    assert messages[-1].startswith("test: energy ")

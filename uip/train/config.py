@@ -58,6 +58,8 @@ class DataConfig:
     """Files of labelled structures, relative to the TOML file."""
     validation: tuple[str, ...] = ()
     """Files for validation; empty: a part of the training structures."""
+    test: tuple[str, ...] = ()
+    """Files on which the best potential is tested at the end of the run."""
     validation_fraction: float = 0.05
     """Fraction of the training structures that is used for validation, if there are no validation files."""
     split_by: str = ""
@@ -199,6 +201,7 @@ CHANGEABLE = {
     "run.threads",
     "run.tensorboard",
     "data.cache",
+    "data.test",
 }
 """Settings that do not affect the results of a run, and may change when it is resumed."""
 
@@ -239,7 +242,7 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
     """A config from plain values; paths are relative to `folder`."""
     values = rename_old_keys(values, warn=True)
     data = dict(values.get("data", {}))
-    for key in ("train", "validation"):
+    for key in ("train", "validation", "test"):
         files = data.get(key, ())
         data[key] = [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
     if isinstance(data.get("cache"), str) and data["cache"]:

@@ -23,33 +23,24 @@ from pathlib import Path
 
 import torch
 
-from uip.checkpoint import parse_dtype, save_checkpoint
+from uip.checkpoint import load_model, parse_dtype, save_checkpoint
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset
 from uip.data.label_checks import duplicate_warnings, label_warnings, summarise
 from uip.data.prefetch import prefetch
-from uip.data.sampler import VALIDATION_COST, assign_to_ranks, cost_model, epoch_batches, micro_batches
+from uip.data.sampler import assign_to_ranks, cost_model, epoch_batches, micro_batches
 from uip.data.samples import Sample
-from uip.models.readout import evaluate
 from uip.schema import Floats, Integers
 from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
-from uip.train.loss import (
-    LOSS_TERMS,
-    absolute_errors,
-    count_labels,
-    penalties,
-    residuals,
-    scales,
-    squared_errors,
-)
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
-from uip.train.setup import explain_write_errors, initial_model, open_data, prepare_folder, run_device
+from uip.train.setup import explain_write_errors, initial_model, open_data, open_files, prepare_folder, run_device
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
-from uip.train.step import Plan, gradient_step, mean_errors
+from uip.train.step import Plan, gradient_step
+from uip.train.validation import format_errors, validate
 
 DISK_FULL_ADVICE = "free disk space and continue with --resume: earlier checkpoints are intact"
 """Advice in the message if a checkpoint cannot be written."""
@@ -87,6 +78,7 @@ def train(
     model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model)
+    test = open_files(config, model, config.data.test)
     going_on = resume and (folder / "last.ckpt").exists()
     if not going_on:
         set_references(config, model, training, ranks)
@@ -115,6 +107,7 @@ def train(
     try:
         with stop_requests() as stop:
             run_epochs(config, state, training, validation, ranks, log, report, on_step, stop)
+            finish_run(config, state, test, ranks, log, report)
     finally:
         if log is not None:
             log.close()
@@ -134,18 +127,17 @@ def run_epochs(
     stop: StopRequest,
 ) -> None:
     """All remaining epochs, or as many as fit into `run.hours`."""
-    cost = cost_model(state.model.name)
-    costs, checks = cost(training), cost(validation)
+    costs = cost_model(state.model.name)(training)
     size, run = config.data.batch_size, config.run
     plan = Plan.of(config, training, costs)
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
-        if 0 < run.patience <= state.stale:
+        if is_stale(config, state):
             report(f"stopped early: no lower validation loss in {state.stale} epochs")
             return
         state.epoch = epoch
         batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
-        left = batches[state.batch :]
+        left, late = batches[state.batch :], False
         for batch, samples in zip(left, rank_samples(config, state, training, left, costs, ranks), strict=True):
             line = gradient_step(config, state, samples, plan, ranks)
             state.step, state.batch = state.step + 1, state.batch + 1
@@ -160,11 +152,29 @@ def run_epochs(
             if late:
                 report(f"stopped after {run.hours:g} hours at step {state.step} of {plan.num_steps}")
                 break
-        errors = validate(config, state, validation, checks, ranks)
+        with ema_weights(state) as model:
+            errors = validate(config, model, validation, ranks)
         finish_epoch(config, state, errors, ranks, log, whole=state.batch == len(batches))
         report(f"epoch {epoch + 1}/{run.epochs}: " + format_errors(errors))
-        if state.batch:
+        if late:
             return
+
+
+def is_stale(config: TrainConfig, state: State) -> bool:
+    """Whether early stopping ends the run."""
+    return 0 < config.run.patience <= state.stale
+
+
+def finish_run(
+    config: TrainConfig, state: State, data: Dataset, ranks: Ranks, log: Log | None, report: Callable[[str], None]
+) -> None:
+    """Log the errors of best.ckpt on the test set, if there is one and the run has ended."""
+    if not len(data) or (state.epoch < config.run.epochs and not is_stale(config, state)):
+        return
+    path, device = Path(config.run.folder) / "best.ckpt", str(state.model.reference_energy.device)
+    errors = validate(config, load_model(path, dtype=config.run.dtype, device=device), data, ranks)
+    write_log(log, state, {**errors, "kind": "test"})
+    report("test: " + format_errors(errors))
 
 
 def rank_samples(
@@ -184,32 +194,6 @@ def rank_samples(
         return [sample.pin() for sample in samples] if device.type == "cuda" else samples
 
     return prefetch(partial(make, batch, state.epoch) for batch in batches)
-
-
-def validate(config: TrainConfig, state: State, data: Dataset, costs: Floats, ranks: Ranks) -> Line:
-    """Loss, with the final weights of its terms, MAE and RMSE of each property over `data`."""
-    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    sums = torch.zeros(4, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute and squared errors, labels
-    mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
-    with ema_weights(state) as model:
-        for part in micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST):
-            sample = data.batch(part).to(device=device, dtype=real)
-            outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
-            errors = residuals(outputs, sample.targets, sample.graph)
-            penalty = penalties(errors, config.loss).detach().double()
-            parts = (penalty, absolute_errors(errors), squared_errors(errors), count_labels(sample.targets))
-            sums += torch.stack(parts).cpu()
-    penalty, absolute, squared, counts = ranks.sum(sums)
-    value = (scales(config.loss.weights(1.0), counts) * penalty).sum()
-    roots = mean_errors((squared * counts).sqrt(), counts)  # sqrt(squared / counts) * counts
-    rmse = {f"{name}_rmse": error for name, error in roots.items()}
-    return {"kind": "validation", "loss": float(value), **mean_errors(absolute, counts), **rmse}
-
-
-def format_errors(errors: Line) -> str:
-    """Validation errors as text."""
-    units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
-    return ", ".join(f"{name} {errors[name]:.4g} {unit}" for name, unit in units.items() if errors[name] is not None)
 
 
 def finish_epoch(

@@ -53,6 +53,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             data,
             train=absolute(data.train),
             validation=absolute(data.validation),
+            test=absolute(data.test),
             cache=str(Path(data.cache).resolve()) if data.cache else "",
         ),
         model=replace(model, init_from=start),

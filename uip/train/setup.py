@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +125,19 @@ def _first(error: RuntimeError) -> str:
 
 
 def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
-    """Training and validation data.
+    """Training and validation data."""
+    data = config.data
+    for path in (*data.train, *data.validation, *data.test):
+        existing_file(path)
+    training, validation = (open_files(config, model, paths) for paths in (data.train, data.validation))
+    if not data.validation:
+        parts = split_dataset(training, data)
+        training, validation = training.subset(parts[0]), training.subset(parts[1])
+    return training, validation
+
+
+def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> Dataset:
+    """All structures of the files, as graphs of `model`.
 
     One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
     wait for its lock, not in a barrier, which would give up after half an hour.
@@ -134,16 +146,8 @@ def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
     graph = (model.cutoff, model.bond_cutoff, model.soft, model.elements)
     settings = GraphSettings(*graph, data.stress_scale, data.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
-    for path in (*data.train, *data.validation):
-        existing_file(path)
     with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
-        training, validation = (
-            Dataset([open_store(path, settings, cache) for path in paths]) for paths in (data.train, data.validation)
-        )
-    if not data.validation:
-        parts = split_dataset(training, data)
-        training, validation = training.subset(parts[0]), training.subset(parts[1])
-    return training, validation
+        return Dataset([open_store(path, settings, cache) for path in paths])
 
 
 def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:
