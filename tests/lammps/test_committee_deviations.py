@@ -54,8 +54,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         "clear\nread_restart state\nfix move all nve\nrun 3\nprint 'RESTARTED $(pe:%.16g)'\n",
     ]
-    chgnet = exported("random", ".pt")
-    decks += [deck("chgnet", "", str(chgnet)), deck("twins", "committee", f"{chgnet} {chgnet}")]
     run = run_lammps(folder, "\n".join(decks), 2)
     assert run.code == 0, run.text[-3000:]
     (folder / "screen").write_text(run.text)
@@ -102,9 +100,14 @@ def test_deviations_are_those_of_separate_runs(folder: Path) -> None:
         assert deviation(folder, name) == pytest.approx(expected, rel=0, abs=1e-10)
 
 
-def test_models_that_communicate(folder: Path) -> None:
+@pytest.mark.slow
+def test_models_that_communicate(tmp_path: Path) -> None:
     """CHGNet exchanges rows with other ranks in each layer: a committee of the same file twice."""
-    alone, twins = read_result(folder, "chgnet"), read_result(folder, "twins")
+    write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
+    chgnet = exported("random", ".pt")
+    run = run_lammps(tmp_path, deck("chgnet", "", str(chgnet)) + deck("twins", "committee", f"{chgnet} {chgnet}"), 2)
+    assert run.code == 0, run.text[-3000:]
+    alone, twins = read_result(tmp_path, "chgnet"), read_result(tmp_path, "twins")
     np.testing.assert_allclose(twins.forces, alone.forces, atol=1e-12)
     assert twins.thermo["pe"] == pytest.approx(alone.thermo["pe"], abs=1e-10)
     assert np.abs(alone.forces).max() > 0.1
@@ -143,12 +146,12 @@ def test_warning_names_atoms(folder: Path) -> None:
 
 
 def message_of(folder: Path, tmp_path: Path, style: str, files: str) -> str:
-    """Of a run that must fail."""
+    """Of a run on one rank that must fail."""
     write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
     commands = (
         START.format(units="metal") + f"pair_style uip {style}\npair_coeff * * {folder}/0.pt {files} Ni O\nrun 0\n"
     )
-    run = run_lammps(tmp_path, commands, 2)
+    run = run_lammps(tmp_path, commands, 1)
     assert run.code != 0
     return " ".join(run.text.split())
 
