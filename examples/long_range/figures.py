@@ -67,6 +67,22 @@ def against_distance(axes: Axes, results: Sequence[Result]) -> None:
     axes.legend(fontsize="small")
 
 
+def box_sizes(axes: Axes, results: Sequence[Result]) -> None:
+    """Force error of random charges against the number of ions in the box."""
+    sets = {16: "16", 32: "test", 64: "64"}
+    for number, variant in enumerate(VARIANTS):
+        found = chosen(results, "random_charges", variant)
+        if found:
+            points = [spread(found, lambda r, name=name: r["errors"][name]["forces"]) for name in sets.values()]
+            draw(axes, list(sets), points, label=variant, color=f"C{number}")
+    axes.set(xlabel="ions in the box; 32: trained", ylabel="force error / (meV/A)", xscale="log", yscale="log")
+    axes.set_xticks(list(sets), [str(size) for size in sets])
+    axes.set_yticks([200, 500, 1000], ["200", "500", "1000"])
+    axes.minorticks_off()
+    axes.set_title("random charges")
+    axes.legend(fontsize="small")
+
+
 def learning_curve(axes: Axes, results: Sequence[Result]) -> None:
     """Force error of random charges against the number of training structures, equal numbers of steps."""
     for number, variant in enumerate(VARIANTS):
@@ -117,13 +133,17 @@ def save(figure: Figure, name: str) -> None:
 
 
 def main() -> None:
-    """Two figures and the tables."""
+    """The figures and the tables; a learning curve if there are runs of several sizes."""
     results = json.loads(RESULTS.read_text())
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     against_distance(left, results)
-    learning_curve(right, results)
+    box_sizes(right, results)
     save(figure, "long_range")
+    if len({result["structures"] for result in results if result["data"] == "random_charges"}) > 1:
+        figure = Figure(figsize=(4.5, 4), layout="constrained")
+        learning_curve(figure.subplots(), results)
+        save(figure, "long_range_learning")
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, data in zip(figure.subplots(1, 2), STRUCTURES, strict=True):
         parity(axes, results, data)

@@ -87,11 +87,13 @@ def test_figures_and_tables_follow_from_the_file(
 ) -> None:
     run = train.Run("pairs", "local", 900)
     results = [result_of(run, 100.0), result_of(replace(run, seed=1), 140.0)]
-    results.append(result_of(train.Run("random_charges", "attention", 500), 77.0))
+    results += [result_of(train.Run("random_charges", "attention", count), 77.0) for count in (500, 125)]
     monkeypatch.setattr(figures, "RESULTS", tmp_path / "long_range.json")
     figures.RESULTS.write_text(json.dumps(results))
     figures.main()
-    assert {path.name for path in tmp_path.glob("*.png")} == {"long_range.png", "long_range_parity.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"long_range{name}.png" for name in ("", "_parity", "_learning")
+    }
     printed = capsys.readouterr().out
     assert "| local | 120 +- 20 | 120 +- 20 | 120 +- 20 |" in printed
     assert "| attention | 77 | 77 | 77 | 77 |" in printed
