@@ -12,13 +12,15 @@ from uip.ops.kernels import kernels_on_cpu
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton==3.9.0")
 
-SLOTS = torch.tensor([[2, 0, -1, -1], [-1, -1, -1, -1], [3, -1, 1, -1]])
-"""Bonds of three atoms: in any order, with gaps, and none."""
+SLOTS = torch.full((3, 17), -1)
+SLOTS[0], SLOTS[2, :3] = torch.arange(2, 19), torch.tensor([1, -1, 0])
+"""Bonds of three atoms: more than a block of queries, none, and in any order with gaps."""
+NUM_BONDS = 19
 HEADS, SIZE = 2, 3
 
 
 def check(dtype: torch.dtype, order: int, *, own: bool) -> None:
-    num_atoms, num_bonds, channels = 3, 4, HEADS * SIZE
+    num_atoms, num_bonds, channels = 3, NUM_BONDS, HEADS * SIZE
 
     def attend(query: Tensor, x: Tensor, log_weight: Tensor) -> Tensor:
         rows = make_rows(log_weight, log_weight.new_zeros(num_bonds, 3), SLOTS, 0)

@@ -2,7 +2,8 @@
 
     S_ab = q_a . k_b / sqrt(d) + bias_b      P = softmax_b(S)      out = P v
 
-A row fits into one tile, so logits live in registers only. Tokens of a row lie anywhere: each slot names its token.
+Keys and values of a row fit into one tile; queries pass in blocks, so logits live in registers only. Tokens of a row
+lie anywhere: each slot names its token.
 Second derivatives as in gated_message.py: the gradient of <u, gradients> consists of tangents along u.
 """
 
@@ -15,21 +16,27 @@ from uip.ops._triton.product import product
 
 
 @triton.jit
-def slots_of_row(tokens, bias, row, W, QUERIES_ALL: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Tokens and biases of a row, which slots are filled, and which of them ask."""
+def slots_of_row(tokens, bias, row, W, BLOCK_W: tl.constexpr):
+    """Tokens and biases of a row, and which slots are filled."""
     slot = tl.arange(0, BLOCK_W)
     inside = slot < W
     b = tl.load(bias + row * W + slot, mask=inside, other=-1e9)
     b = b.to(tl.float64 if b.dtype == tl.float64 else tl.float32)
-    filled = inside & (b > -1e8)
-    token = tl.load(tokens + row * W + slot, mask=inside, other=0)
-    asks = filled if QUERIES_ALL else filled & (slot < 1)
-    return token, b, filled, asks
+    return tl.load(tokens + row * W + slot, mask=inside, other=0), b, inside & (b > -1e8)
+
+
+@triton.jit
+def asking(tokens, bias, row, first, W, QUERIES_ALL: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Tokens of a block of slots from `first`, and which of them ask."""
+    slot = first + tl.arange(0, BLOCK_Q)
+    inside = slot < (W if QUERIES_ALL else 1)
+    filled = tl.load(bias + row * W + slot, mask=inside, other=-1e9).to(tl.float32) > -1e8
+    return tl.load(tokens + row * W + slot, mask=inside, other=0), inside & filled
 
 
 @triton.jit
 def load_rows(x, token, stride, filled, head, D, BLOCK_D: tl.constexpr):
-    """(BLOCK_W, BLOCK_D) numbers of the tokens of a row, 0 where a slot is empty."""
+    """(slots, BLOCK_D) numbers of tokens, 0 where a slot is empty."""
     c = tl.arange(0, BLOCK_D)
     place = x + token[:, None] * stride + head * D + c[None, :]
     return tl.load(place, mask=filled[:, None] & (c < D)[None, :], other=0.0)
@@ -67,17 +74,20 @@ def forward_kernel(
     H,
     scale: tl.constexpr,
     QUERIES_ALL: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """out, (queries, H)."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token, b, filled, asks = slots_of_row(tokens, bias, row, W, QUERIES_ALL, BLOCK_W)
-    queries = load_rows(q, token, q_stride, asks, head, D, BLOCK_D)
+    token, b, filled = slots_of_row(tokens, bias, row, W, BLOCK_W)
     keys = load_rows(k, token, k_stride, filled, head, D, BLOCK_D)
     values = load_rows(v, token, v_stride, filled, head, D, BLOCK_D)
-    p = row_weights(queries, keys, b, filled, scale)
-    store_rows(out, product(p, values, values), token, H, asks, head, D, BLOCK_D)
+    for start in range(0, W if QUERIES_ALL else 1, BLOCK_Q):
+        asker, asks = asking(tokens, bias, row, start, W, QUERIES_ALL, BLOCK_Q)
+        queries = load_rows(q, asker, q_stride, asks, head, D, BLOCK_D)
+        p = row_weights(queries, keys, b, filled, scale)
+        store_rows(out, product(p, values, values), asker, H, asks, head, D, BLOCK_D)
 
 
 @triton.jit
@@ -100,24 +110,33 @@ def backward_kernel(
     H,
     scale: tl.constexpr,
     QUERIES_ALL: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Gradients of queries, keys and values, and of biases by head, (N, h, W)."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token, b, filled, asks = slots_of_row(tokens, bias, row, W, QUERIES_ALL, BLOCK_W)
-    queries = load_rows(q, token, q_stride, asks, head, D, BLOCK_D)
+    token, b, filled = slots_of_row(tokens, bias, row, W, BLOCK_W)
     keys = load_rows(k, token, k_stride, filled, head, D, BLOCK_D)
     values = load_rows(v, token, v_stride, filled, head, D, BLOCK_D)
-    go = load_rows(gradient, token, H, asks, head, D, BLOCK_D)
-    p = row_weights(queries, keys, b, filled, scale)
-    gp = product(go, tl.trans(values), values)
-    gs = p * (gp - tl.sum(p * gp, 1)[:, None])
-    store_rows(g_q, product(gs, keys, keys) * scale, token, H, asks, head, D, BLOCK_D)
-    store_rows(g_k, product(tl.trans(gs), queries, keys) * scale, token, H, filled, head, D, BLOCK_D)
-    store_rows(g_v, product(tl.trans(p), go, values), token, H, filled, head, D, BLOCK_D)
+    of_keys = tl.zeros([BLOCK_W, BLOCK_D], b.dtype)
+    of_values = tl.zeros([BLOCK_W, BLOCK_D], b.dtype)
+    of_bias = tl.zeros([BLOCK_W], b.dtype)
+    for start in range(0, W if QUERIES_ALL else 1, BLOCK_Q):
+        asker, asks = asking(tokens, bias, row, start, W, QUERIES_ALL, BLOCK_Q)
+        queries = load_rows(q, asker, q_stride, asks, head, D, BLOCK_D)
+        go = load_rows(gradient, asker, H, asks, head, D, BLOCK_D)
+        p = row_weights(queries, keys, b, filled, scale)
+        gp = product(go, tl.trans(values), values)
+        gs = p * (gp - tl.sum(p * gp, 1)[:, None])
+        store_rows(g_q, product(gs, keys, keys) * scale, asker, H, asks, head, D, BLOCK_D)
+        of_keys += product(tl.trans(gs), queries, keys)
+        of_values += product(tl.trans(p), go, values)
+        of_bias += tl.sum(gs, 0)
+    store_rows(g_k, of_keys * scale, token, H, filled, head, D, BLOCK_D)
+    store_rows(g_v, of_values, token, H, filled, head, D, BLOCK_D)
     slot = tl.arange(0, BLOCK_W)
-    tl.store(g_bias + (row * tl.num_programs(1) + head) * W + slot, tl.sum(gs, 0), mask=slot < W)
+    tl.store(g_bias + (row * tl.num_programs(1) + head) * W + slot, of_bias, mask=slot < W)
 
 
 @triton.jit
@@ -145,34 +164,43 @@ def second_kernel(
     H,
     scale: tl.constexpr,
     QUERIES_ALL: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Tangents along (u_q, u_k, u_v, u_bias) of out and of what `backward_kernel` computes; _t: tangents."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    token, b, filled, asks = slots_of_row(tokens, bias, row, W, QUERIES_ALL, BLOCK_W)
-    queries = load_rows(q, token, q_stride, asks, head, D, BLOCK_D)
+    token, b, filled = slots_of_row(tokens, bias, row, W, BLOCK_W)
     keys = load_rows(k, token, k_stride, filled, head, D, BLOCK_D)
     values = load_rows(v, token, v_stride, filled, head, D, BLOCK_D)
-    queries_t = load_rows(u_q, token, H, asks, head, D, BLOCK_D)
     keys_t = load_rows(u_k, token, H, filled, head, D, BLOCK_D)
     values_t = load_rows(u_v, token, H, filled, head, D, BLOCK_D)
-    go = load_rows(gradient, token, H, asks, head, D, BLOCK_D)
     slot = tl.arange(0, BLOCK_W)
     b_t = tl.load(u_bias + row * W + slot, mask=filled, other=0.0)
-    p = row_weights(queries, keys, b, filled, scale)
-    s_t = (product(queries_t, tl.trans(keys), keys) + product(queries, tl.trans(keys_t), keys)) * scale + b_t[None, :]
-    p_t = p * (s_t - tl.sum(p * s_t, 1)[:, None])
-    o_t = product(p_t, values, values) + product(p, values_t, values)
-    store_rows(out_tangent, o_t, token, H, asks, head, D, BLOCK_D)
-    gp = product(go, tl.trans(values), values)
-    gp_t = product(go, tl.trans(values_t), values)
-    centred = gp - tl.sum(p * gp, 1)[:, None]
-    gs = p * centred
-    gs_t = p_t * centred + p * (gp_t - tl.sum(p_t * gp + p * gp_t, 1)[:, None])
-    q_t = (product(gs_t, keys, keys) + product(gs, keys_t, keys)) * scale
-    k_t = (product(tl.trans(gs_t), queries, keys) + product(tl.trans(gs), queries_t, keys)) * scale
-    store_rows(g_q, q_t, token, H, asks, head, D, BLOCK_D)
-    store_rows(g_k, k_t, token, H, filled, head, D, BLOCK_D)
-    store_rows(g_v, product(tl.trans(p_t), go, values), token, H, filled, head, D, BLOCK_D)
-    tl.store(g_bias + (row * tl.num_programs(1) + head) * W + slot, tl.sum(gs_t, 0), mask=slot < W)
+    of_keys = tl.zeros([BLOCK_W, BLOCK_D], b.dtype)
+    of_values = tl.zeros([BLOCK_W, BLOCK_D], b.dtype)
+    of_bias = tl.zeros([BLOCK_W], b.dtype)
+    for start in range(0, W if QUERIES_ALL else 1, BLOCK_Q):
+        asker, asks = asking(tokens, bias, row, start, W, QUERIES_ALL, BLOCK_Q)
+        queries = load_rows(q, asker, q_stride, asks, head, D, BLOCK_D)
+        queries_t = load_rows(u_q, asker, H, asks, head, D, BLOCK_D)
+        go = load_rows(gradient, asker, H, asks, head, D, BLOCK_D)
+        p = row_weights(queries, keys, b, filled, scale)
+        s_t = product(queries_t, tl.trans(keys), keys) + product(queries, tl.trans(keys_t), keys)
+        s_t = s_t * scale + b_t[None, :]
+        p_t = p * (s_t - tl.sum(p * s_t, 1)[:, None])
+        o_t = product(p_t, values, values) + product(p, values_t, values)
+        store_rows(out_tangent, o_t, asker, H, asks, head, D, BLOCK_D)
+        gp = product(go, tl.trans(values), values)
+        gp_t = product(go, tl.trans(values_t), values)
+        centred = gp - tl.sum(p * gp, 1)[:, None]
+        gs = p * centred
+        gs_t = p_t * centred + p * (gp_t - tl.sum(p_t * gp + p * gp_t, 1)[:, None])
+        q_t = (product(gs_t, keys, keys) + product(gs, keys_t, keys)) * scale
+        store_rows(g_q, q_t, asker, H, asks, head, D, BLOCK_D)
+        of_keys += product(tl.trans(gs_t), queries, keys) + product(tl.trans(gs), queries_t, keys)
+        of_values += product(tl.trans(p_t), go, values)
+        of_bias += tl.sum(gs_t, 0)
+    store_rows(g_k, of_keys * scale, token, H, filled, head, D, BLOCK_D)
+    store_rows(g_v, of_values, token, H, filled, head, D, BLOCK_D)
+    tl.store(g_bias + (row * tl.num_programs(1) + head) * W + slot, of_bias, mask=slot < W)

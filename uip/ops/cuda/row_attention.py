@@ -15,7 +15,9 @@ from torch.library import triton_op, wrap_triton
 from uip.ops._triton.row_attention import backward_kernel, forward_kernel, second_kernel
 from uip.ops.cuda.launch import can_launch, padded
 
-WARPS = 8
+BLOCK_Q, WARPS = 16, 8
+STAGES = 1
+"""With more, blocks of queries are loaded ahead, which needs more shared memory than a GPU has."""
 
 
 @triton_op("uip_triton::attend_rows", mutates_args={})
@@ -31,7 +33,10 @@ def attend_rows(q: Tensor, k: Tensor, v: Tensor, tokens: Tensor, bias: Tensor, h
     out = q.new_empty(q.shape)
     if can_launch(q):
         wrap_triton(forward_kernel)[(bias.shape[0], heads)](
-            *(q, k, v, tokens, bias.contiguous(), out), *_sizes(q, k, v, bias, heads, own), num_warps=WARPS
+            *(q, k, v, tokens, bias.contiguous(), out),
+            *_sizes(q, k, v, bias, heads, own),
+            num_warps=WARPS,
+            num_stages=STAGES,
         )
     return out
 
@@ -49,6 +54,7 @@ def attend_rows_backward(
             *(gradient.contiguous(), q, k, v, tokens, bias.contiguous(), *results, by_head),
             *_sizes(q, k, v, bias, heads, own),
             num_warps=WARPS,
+            num_stages=STAGES,
         )
     return results[0], results[1], results[2], by_head.sum(1).to(bias.dtype)
 
@@ -78,6 +84,7 @@ def attend_rows_second(
             *(*directions, gradient.contiguous(), q, k, v, tokens, bias.contiguous(), *results, by_head),
             *_sizes(q, k, v, bias, heads, own),
             num_warps=WARPS,
+            num_stages=STAGES,
         )
     return results[0], results[1], results[2], results[3], by_head.sum(1).to(bias.dtype)
 
@@ -98,7 +105,7 @@ def _sizes(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, own: bool)
     channels, width = q.shape[1], bias.shape[1]
     size = channels // heads
     strides = (q.stride(0), k.stride(0), v.stride(0))
-    return (*strides, width, size, channels, 1.0 / math.sqrt(size), not own, padded(width), padded(size))
+    return (*strides, width, size, channels, 1.0 / math.sqrt(size), not own, BLOCK_Q, padded(width), padded(size))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
