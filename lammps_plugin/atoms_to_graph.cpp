@@ -13,23 +13,29 @@ namespace uip::lammps {
 namespace {
 
 /// Number of whole cells between an image of an atom and the atom itself.
-std::array<int, 3> image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
-  std::array<int, 3> cells;
+Image image_of(const double *image, const std::array<double, 3> &atom, const Box &box) {
+  Image cells;
   for (int k = 0; k < 3; ++k) {
     double fraction = 0.0;
     for (int m = 0; m < 3; ++m) fraction += (image[m] - atom[m]) * box.inverse[m][k];
-    cells[k] = static_cast<int>(std::lround(fraction));
+    cells[k] = static_cast<int32_t>(std::lround(fraction));
   }
   return cells;
 }
 
-std::array<int, 3> opposite(const std::array<int, 3> &image) { return {-image[0], -image[1], -image[2]}; }
+std::pair<int, int> owner_of(const Origin &origin) {
+  return {static_cast<int>(origin.rank), static_cast<int>(origin.row)};
+}
+
+int centre_of(const Pairs &pairs, int64_t pair) {
+  return static_cast<int>(std::upper_bound(pairs.starts.begin(), pairs.starts.end(), pair) - pairs.starts.begin()) - 1;
+}
 
 }  // namespace
 
 AtomsToGraph::AtomsToGraph(const uip::Metadata &metadata, std::vector<int64_t> number_of_type, at::Device device,
                            MpiComm &comm)
-    : metadata_(metadata), number_of_type_(std::move(number_of_type)), device_(device), comm_(comm) {}
+    : metadata_(metadata), number_of_type_(std::move(number_of_type)), comm_(comm), assembler_(metadata, device) {}
 
 std::vector<Origin> AtomsToGraph::number_owned(const Atoms &atoms) {
   owned_.clear();
@@ -43,9 +49,40 @@ std::vector<Origin> AtomsToGraph::number_owned(const Atoms &atoms) {
   return origins;
 }
 
-void AtomsToGraph::rebuild(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
+void AtomsToGraph::rebuild(const Atoms &atoms, const FullLists &lists, const std::vector<Origin> &origins,
                            const Box &box) {
-  find_ghosts(lists, origins);
+  find_ghosts(atoms, lists, origins, box);
+  const auto atomic_numbers = share_rows(atoms);
+  fill_pairs(assembler_.pairs(), lists, place_atoms(atoms.num_all), num_owned());
+  as_count(assembler_.pairs().size(), "pairs within cutoff and skin on a rank");
+  find_partners(assembler_.pairs());
+  pair_with_ghosts();
+  pair_with_ranks();
+  assembler_.start_list(atomic_numbers);
+}
+
+/// The ghosts that are neighbours of atoms of this rank, and those of other ranks, each once.
+void AtomsToGraph::find_ghosts(const Atoms &atoms, const FullLists &lists, const std::vector<Origin> &origins,
+                               const Box &box) {
+  std::vector<char> in_graph(atoms.num_all);
+  std::transform(origins.begin(), origins.end(), in_graph.begin(),
+                 [](const Origin &origin) { return origin.row >= 0; });
+  const auto listed = listed_neighbors(lists, in_graph);
+  ghosts_.clear();
+  images_.clear();
+  for (int j = atoms.num_owned; j < atoms.num_all; ++j) {
+    if (listed[j] && origins[j].rank != comm_.rank()) ghosts_.push_back(owner_of(origins[j]));
+  }
+  std::sort(ghosts_.begin(), ghosts_.end());
+  ghosts_.erase(std::unique(ghosts_.begin(), ghosts_.end()), ghosts_.end());
+  for (int j = atoms.num_owned; j < atoms.num_all; ++j) {
+    if (!listed[j]) continue;
+    images_.push_back({j, row_of(owner_of(origins[j])), image_of(atoms.positions[j], origins[j].position, box)});
+  }
+}
+
+/// Tells the other ranks which rows this rank uses, and gets their elements and ids. Collective.
+at::Tensor AtomsToGraph::share_rows(const Atoms &atoms) {
   std::vector<int64_t> numbers, ids, wanted;
   for (const int i : owned_) numbers.push_back(number_of_type_[atoms.types[i]]);
   for (const int i : owned_) ids.push_back(atoms.ids.empty() ? 0 : atoms.ids[i]);
@@ -55,82 +92,59 @@ void AtomsToGraph::rebuild(const Atoms &atoms, const NeighborLists &lists, const
     ++counts[rank];
   }
   comm_.set_rows(num_owned(), to_tensor(wanted), counts);
-  atomic_numbers_ = on_device(comm_.ghost_gather(to_tensor(numbers), num_rows()));
+  const auto atomic_numbers = comm_.ghost_gather(to_tensor(numbers), num_rows());
   ids_ = comm_.ghost_gather(to_tensor(ids), num_rows());
-  find_candidates(atoms, lists, origins, box);
-  pair_candidates();
+  return atomic_numbers;
 }
 
-/// Atoms of other ranks that are neighbours of atoms of this rank, each once.
-void AtomsToGraph::find_ghosts(const NeighborLists &lists, const std::vector<Origin> &origins) {
-  ghosts_.clear();
-  for (int k = 0; k < lists.num_centres; ++k) {
-    const int i = lists.centres[k];
-    if (origins[i].row < 0) continue;
-    for (int m = 0; m < lists.counts[i]; ++m) {
-      const Origin &origin = origins[lists.neighbors[i][m] & lists.mask];
-      if (origin.row < 0 || origin.rank == comm_.rank()) continue;
-      ghosts_.emplace_back(static_cast<int>(origin.rank), static_cast<int>(origin.row));
-    }
+/// The place of each atom of the engine; numbers the images and their opposites.
+std::vector<Place> AtomsToGraph::place_atoms(int num_all) {
+  auto &images = assembler_.pairs().images;
+  images = {Image{0, 0, 0}};
+  for (const auto &[atom, row, n] : images_) images.insert(images.end(), {n, Image{-n[0], -n[1], -n[2]}});
+  std::sort(images.begin(), images.end());
+  images.erase(std::unique(images.begin(), images.end()), images.end());
+  std::vector<Place> places(num_all);
+  for (int64_t row = 0; row < num_owned(); ++row) {
+    places[owned_[row]] = {static_cast<int32_t>(row), find_image(images, {0, 0, 0})};
   }
-  std::sort(ghosts_.begin(), ghosts_.end());
-  ghosts_.erase(std::unique(ghosts_.begin(), ghosts_.end()), ghosts_.end());
+  for (const auto &[atom, row, image] : images_) places[atom] = {row, find_image(images, image)};
+  return places;
 }
 
-void AtomsToGraph::find_candidates(const Atoms &atoms, const NeighborLists &lists, const std::vector<Origin> &origins,
-                                   const Box &box) {
-  candidates_.clear();
-  images_.clear();
-  std::vector<bool> is_listed(atoms.num_all, false);
-  for (int k = 0; k < lists.num_centres; ++k) {
-    const int i = lists.centres[k];
-    if (origins[i].row < 0) continue;
-    for (int m = 0; m < lists.counts[i]; ++m) {
-      const int j = lists.neighbors[i][m] & lists.mask;
-      if (origins[j].row < 0) continue;
-      const int row = row_of({static_cast<int>(origins[j].rank), static_cast<int>(origins[j].row)});
-      const Image image = image_of(atoms.positions[j], origins[j].position, box);
-      candidates_.push_back({static_cast<int>(origins[i].row), row, image});
-      if (j >= atoms.num_owned && !is_listed[j]) images_.push_back({j, row, image});
-      is_listed[j] = true;
-    }
-  }
-  as_count(static_cast<int64_t>(candidates_.size()), "pairs within cutoff and skin on a rank");
-  std::sort(candidates_.begin(), candidates_.end());
-}
-
-/// Finds the opposite direction of each candidate. One side may lack it, when the distance equals that of the list to
-/// the last digit: such a pair has no partner on either side (see `check_pair`).
-void AtomsToGraph::pair_candidates() {
-  partner_.assign(candidates_.size(), MISSING);
-  std::vector<std::pair<int, int>> remote;  // rank, candidate
-  for (size_t e = 0; e < candidates_.size(); ++e) {
-    const auto &[centre, neighbor, image] = candidates_[e];
-    if (neighbor < num_owned()) {
-      partner_[e] = find({neighbor, centre, opposite(image)});
-    } else {
-      remote.emplace_back(ghosts_[neighbor - num_owned()].first, static_cast<int>(e));
+/// Lists the pairs with ghosts by rank, ascending.
+void AtomsToGraph::pair_with_ghosts() {
+  Pairs &pairs = assembler_.pairs();
+  std::vector<std::pair<int, int32_t>> remote;  // rank, pair
+  pairs.remote.clear();
+  for (int64_t centre = 0; centre < num_owned(); ++centre) {
+    for (int64_t pair = pairs.starts[centre + 1]; pair-- > pairs.starts[centre];) {  // ghosts are last
+      const int64_t ghost = pairs.ends[pair].neighbor - num_owned();
+      if (ghost < 0) break;
+      remote.emplace_back(ghosts_[ghost].first, static_cast<int32_t>(pair));
     }
   }
   std::sort(remote.begin(), remote.end());
   sent_.clear();
   sent_to_.clear();
-  for (const auto &[rank, candidate] : remote) {
+  for (const auto &[rank, pair] : remote) {
     sent_to_.push_back(rank);
-    sent_.push_back(candidate);
+    sent_.push_back(pair);
   }
-  pair_remote_candidates();
+  pairs.remote = sent_;
 }
 
-/// Exchanges the pairs with other ranks; those present on both sides are partners.
-void AtomsToGraph::pair_remote_candidates() {
+/// Exchanges these pairs with other ranks; those present on both sides are partners. Collective.
+void AtomsToGraph::pair_with_ranks() {
   constexpr int columns = 5;  // centre, neighbour (both numbered by their owners), image
+  Pairs &pairs = assembler_.pairs();
   std::vector<int> counts(comm_.num_ranks(), 0);
   auto keys = at::empty({static_cast<int64_t>(sent_.size()), columns}, at::kInt);
   int *key = keys.mutable_data_ptr<int>();
   for (size_t k = 0; k < sent_.size(); ++k, key += columns) {
-    const auto &[centre, neighbor, image] = candidates_[sent_[k]];
-    const int values[columns] = {centre, ghosts_[neighbor - num_owned()].second, image[0], image[1], image[2]};
+    const auto [neighbor, image] = pairs.ends[sent_[k]];
+    const auto &n = pairs.images[image];
+    const int values[columns] = {centre_of(pairs, sent_[k]), ghosts_[neighbor - num_owned()].second, n[0], n[1], n[2]};
     std::copy_n(values, columns, key);
     ++counts[sent_to_[k]];
   }
@@ -141,14 +155,19 @@ void AtomsToGraph::pair_remote_candidates() {
   received_from_.clear();
   for (int rank = 0; rank < comm_.num_ranks(); ++rank) {
     for (int k = 0; k < route.receive[rank]; ++k, their_key += columns) {
-      const int centre = row_of({rank, their_key[0]});
-      const Candidate mine{their_key[1], centre, opposite({their_key[2], their_key[3], their_key[4]})};
-      const int candidate = centre < 0 ? MISSING : find(mine);
-      if (candidate != MISSING) partner_[candidate] = REMOTE;
-      received_.push_back(candidate);
+      const int32_t pair = find_opposite(rank, their_key);
+      if (pair != Pairs::MISSING) pairs.partner[pair] = Pairs::REMOTE;
+      received_.push_back(pair);
       received_from_.push_back(rank);
     }
   }
+}
+
+/// This rank's pair whose opposite another rank has as (centre, neighbour, image), numbered by their owners.
+int32_t AtomsToGraph::find_opposite(int rank, const int *key) const {
+  const int row = row_of({rank, key[0]});
+  const int32_t image = find_image(assembler_.pairs().images, {-key[2], -key[3], -key[4]});
+  return row < 0 || image < 0 ? Pairs::MISSING : find_pair(assembler_.pairs(), key[1], {row, image});
 }
 
 /// The row of an atom by its owner's number; -1: not on this rank.
@@ -159,25 +178,16 @@ int AtomsToGraph::row_of(const Owner &owner) const {
   return static_cast<int>(num_owned() + (place - ghosts_.begin()));
 }
 
-int AtomsToGraph::find(const Candidate &candidate) const {
-  const auto place = std::lower_bound(candidates_.begin(), candidates_.end(), candidate);
-  return place == candidates_.end() || *place != candidate ? MISSING : static_cast<int>(place - candidates_.begin());
-}
-
 double AtomsToGraph::memory_usage() const {
   const auto bytes = [](const auto &...lists) {
     return (static_cast<double>(lists.capacity() * sizeof(*lists.data())) + ...);
   };
-  return bytes(images_, owned_, ghosts_, candidates_, partner_, sent_, received_, sent_to_, received_from_) +
-         bytes(edge_number_, bond_number_, edge_centre_, edge_neighbor_, bond_index_, first_bond_, second_bond_,
-               overlaps_, edge_vec_, edge_distance_, nearest_edges_.items) +
-         16.0 * static_cast<double>(num_rows());  // atomic numbers and ids
+  return bytes(images_, owned_, ghosts_, sent_, received_, sent_to_, received_from_, overlaps_) +
+         assembler_.memory_usage() + 8.0 * static_cast<double>(num_rows());  // ids
 }
 
 at::Tensor AtomsToGraph::to_tensor(const std::vector<int64_t> &values) {
   return at::from_blob(const_cast<int64_t *>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
-
-at::Tensor AtomsToGraph::on_device(const at::Tensor &host) const { return host.to(device_); }
 
 }  // namespace uip::lammps

@@ -138,10 +138,11 @@ class PairUIP final : public LAMMPS_NS::Pair {
   at::Tensor forces_of_gradients(const Tensors &outputs);
   void add_energies(const at::Tensor &node_energy);
   void add_forces(const at::Tensor &forces);
-  at::Tensor forces_of_edges(const at::Tensor &edge_grad) const;
   void warn_of_heat_flux();
   void add_edge_virial(const at::Tensor &edge_grad);
   void add_atom_virial(const at::Tensor &strain_grad);
+  void add_virial(const at::Tensor &matrices, double factor);
+  void add_centroid_virial(const at::Tensor &matrices, double factor);
   void mark_virial_unknown();
   void keep_magmoms(const at::Tensor &magmoms);
 

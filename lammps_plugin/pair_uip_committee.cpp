@@ -46,11 +46,7 @@ MemberResult PairUIP::member_result(const Tensors &outputs) {
     return result;
   }
   result.forces = forces_of_gradients(outputs);
-  auto strain = at::zeros({3, 3}, at::kDouble);
-  if (const int64_t count = graph_->num_edges(); count > 0) {
-    const auto vectors = at::from_blob(const_cast<double *>(graph_->edge_vec(0)), {count, 3}, at::kDouble);
-    strain = strain + vectors.t().matmul(on_host(found->second));
-  }
+  auto strain = -graph_->assembler().virial_of_centres(found->second).sum(0).view({3, 3});
   if (outputs.count(schema::strain_grad) > 0) strain = strain + on_host(outputs.at(schema::strain_grad)).sum(0);
   const auto virial = (-0.5 * (strain + strain.t())).contiguous();
   std::copy_n(virial.const_data_ptr<double>(), 9, result.virial.begin());

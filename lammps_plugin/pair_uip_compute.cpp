@@ -35,13 +35,6 @@ Box box_of(const LAMMPS_NS::Domain &domain) {
   return {lower(domain.h), lower(domain.h_inv), {p[0] != 0, p[1] != 0, p[2] != 0}};
 }
 
-/// vector (x) gradient, row by row.
-std::array<double, 9> outer_product(const double *vector, const double *gradient) {
-  std::array<double, 9> matrix;
-  for (int k = 0; k < 9; ++k) matrix[k] = vector[k / 3] * gradient[k % 3];
-  return matrix;
-}
-
 /// A multiple of a matrix in LAMMPS' order of the nine components of a per-atom virial: xx yy zz xy xz yz yx zx zy.
 std::array<double, 9> nine_components(const double *matrix, double factor) {
   constexpr int places[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7};
@@ -71,7 +64,8 @@ std::string PairUIP::report(const std::exception &cause) const {
     advice = fmt::format(
         "; out of memory with {} atoms, {} ghosts, {} edges, {} angles on this rank: use more ranks or a "
         "smaller system",
-        graph_->num_owned(), graph_->num_rows() - graph_->num_owned(), graph_->num_edges(), graph_->num_angles());
+        graph_->num_owned(), graph_->num_rows() - graph_->num_owned(), graph_->assembler().num_edges(),
+        graph_->assembler().num_angles());
   }
   return fmt::format("pair uip stopped on rank {} of {} at step {}: {}{}", ranks_.rank(), ranks_.num_ranks(),
                      update->ntimestep, text, advice);
@@ -116,7 +110,7 @@ void PairUIP::compute(int eflag, int vflag) {
     for (auto *values : {&magmoms_, &deviation_}) std::fill(values->begin(), values->end(), 0.0);
     abort_on_error([&] { store(graph_->repulsion()); });
   } else {
-    const auto inputs = abort_on_error([&] { return graph_->inputs(positions, box, settings_.charge_and_spin); });
+    const auto inputs = abort_on_error([&] { return graph_->inputs(box, settings_.charge_and_spin); });
     const auto outputs = abort_on_error([&] { return run_members(inputs); });
     abort_on_error([&] {
       store(settings_.committee.forces == "first" ? outputs[0] : mean_of(outputs));
@@ -186,8 +180,8 @@ Tensors PairUIP::run(Model &model, const Tensors &inputs) {
   auto outputs = model.run(inputs);
   pvector[PROGRAM_SECONDS] += LAMMPS_NS::platform::walltime() - start;
   pvector[NUM_GHOSTS] = static_cast<double>(graph_->num_rows() - graph_->num_owned());
-  pvector[NUM_EDGES] = static_cast<double>(graph_->num_edges());
-  pvector[NUM_ANGLES] = static_cast<double>(graph_->num_angles());
+  pvector[NUM_EDGES] = static_cast<double>(graph_->assembler().num_edges());
+  pvector[NUM_ANGLES] = static_cast<double>(graph_->assembler().num_angles());
   return outputs;
 }
 
@@ -207,13 +201,13 @@ void PairUIP::add_gradients(const Tensors &outputs) {
   add_forces(forces_of_gradients(outputs));
   if (!vflag_either) return;
   if (cvflag_atom) warn_of_heat_flux();
-  add_edge_virial(on_host(outputs.at(schema::edge_grad)));
+  add_edge_virial(outputs.at(schema::edge_grad));
   if (outputs.count(schema::strain_grad) > 0) add_atom_virial(on_host(outputs.at(schema::strain_grad)));
 }
 
 /// (N, 3) eV/A of the atoms of this rank. Collective.
 at::Tensor PairUIP::forces_of_gradients(const Tensors &outputs) {
-  const auto forces = forces_of_edges(on_host(outputs.at(schema::edge_grad)));
+  const auto forces = graph_->assembler().forces(outputs.at(schema::edge_grad));
   if (const auto found = outputs.find(schema::position_grad); found != outputs.end()) {
     forces.narrow(0, 0, graph_->num_owned()).sub_(on_host(found->second));
   }
@@ -248,21 +242,6 @@ void PairUIP::add_forces(const at::Tensor &forces) {
   }
 }
 
-/// F_i += g and F_j -= g for all edges of this rank; rows of owned atoms and ghosts, eV/A.
-at::Tensor PairUIP::forces_of_edges(const at::Tensor &edge_grad) const {
-  auto forces = at::zeros({graph_->num_rows(), 3}, at::kDouble);
-  double *force = forces.mutable_data_ptr<double>();
-  const double *gradient = edge_grad.const_data_ptr<double>();
-  for (int64_t edge = 0; edge < graph_->num_edges(); ++edge, gradient += 3) {
-    double *centre = force + 3 * graph_->edge_centre(edge), *other = force + 3 * graph_->edge_neighbor(edge);
-    for (int k = 0; k < 3; ++k) {
-      centre[k] += gradient[k];
-      other[k] -= gradient[k];
-    }
-  }
-  return forces;
-}
-
 /// Once: `centroid/stress/atom` is requested for heat currents.
 void PairUIP::warn_of_heat_flux() {
   if (warned_of_heat_flux_ || !model_->metadata().message_passing) return;
@@ -279,35 +258,35 @@ void PairUIP::warn_of_heat_flux() {
 /// halves. `centroid/stress/atom` counts it for the neighbour, on whose motion that part of the centre's energy
 /// depends: with it `compute heat/flux` is exact for models without message passing.
 void PairUIP::add_edge_virial(const at::Tensor &edge_grad) {
-  auto centroid = at::zeros({cvflag_atom ? graph_->num_rows() : graph_->num_owned(), 9}, at::kDouble);
-  double *centroids = centroid.mutable_data_ptr<double>();
-  const double *gradient = edge_grad.const_data_ptr<double>();
-  for (int64_t edge = 0; edge < graph_->num_edges(); ++edge, gradient += 3) {
-    const auto nine = nine_components(outer_product(graph_->edge_vec(edge), gradient).data(), -energy_unit_);
-    const auto six = six_components(nine);
-    for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
-    for (int k = 0; k < 6 && vflag_atom; ++k) vatom[graph_->atom_of_row(graph_->edge_centre(edge))][k] += six[k];
-    for (int k = 0; k < 9 && cvflag_atom; ++k) centroids[9 * graph_->edge_neighbor(edge) + k] += nine[k];
-  }
+  add_virial(graph_->assembler().virial_of_centres(edge_grad), 1.0);
   if (!cvflag_atom) return;
-  const auto total = ranks_.ghost_reduce(centroid, graph_->num_owned());
-  const double *row_total = total.const_data_ptr<double>();
-  for (int64_t row = 0; row < graph_->num_owned(); ++row, row_total += 9) {
-    for (int k = 0; k < 9; ++k) cvatom[graph_->atom_of_row(row)][k] += row_total[k];
+  const auto of_neighbors =
+      ranks_.ghost_reduce(graph_->assembler().virial_of_neighbors(edge_grad), graph_->num_owned());
+  add_centroid_virial(of_neighbors, 1.0);
+}
+
+/// A multiple of a matrix of each atom, (N, 9) row by row, to the virial and that of atoms.
+void PairUIP::add_virial(const at::Tensor &matrices, double factor) {
+  const double *matrix = matrices.const_data_ptr<double>();
+  for (int64_t row = 0; row < graph_->num_owned(); ++row, matrix += 9) {
+    const auto six = six_components(nine_components(matrix, factor * energy_unit_));
+    for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
+    for (int k = 0; k < 6 && vflag_atom; ++k) vatom[graph_->atom_of_row(row)][k] += six[k];
+  }
+}
+
+void PairUIP::add_centroid_virial(const at::Tensor &matrices, double factor) {
+  const double *matrix = matrices.const_data_ptr<double>();
+  for (int64_t row = 0; row < graph_->num_owned(); ++row, matrix += 9) {
+    const auto nine = nine_components(matrix, factor * energy_unit_);
+    for (int k = 0; k < 9; ++k) cvatom[graph_->atom_of_row(row)][k] += nine[k];
   }
 }
 
 /// -strain_grad of each atom.
 void PairUIP::add_atom_virial(const at::Tensor &strain_grad) {
-  const double *strain = strain_grad.const_data_ptr<double>();
-  for (int64_t row = 0; row < graph_->num_owned(); ++row, strain += 9) {
-    const auto nine = nine_components(strain, -energy_unit_);
-    const auto six = six_components(nine);
-    const int atom = graph_->atom_of_row(row);
-    for (int k = 0; k < 6 && vflag_global; ++k) virial[k] += six[k];
-    for (int k = 0; k < 6 && vflag_atom; ++k) vatom[atom][k] += six[k];
-    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[atom][k] += nine[k];
-  }
+  add_virial(strain_grad, -1.0);
+  if (cvflag_atom) add_centroid_virial(strain_grad, -1.0);
 }
 
 /// A model that predicts forces directly has no virial: pressures are nan.

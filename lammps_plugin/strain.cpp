@@ -20,7 +20,7 @@ namespace {
 constexpr double TOLERANCE = 1e-12;
 
 /// x_ghost - (x_owner + n cell).
-std::array<double, 3> offset(const double *ghost, const double *owner, const std::array<int, 3> &n, const Box &box) {
+std::array<double, 3> offset(const double *ghost, const double *owner, const Image &n, const Box &box) {
   const auto &[a, b, c] = box.cell;
   std::array<double, 3> result;
   for (int k = 0; k < 3; ++k) result[k] = ghost[k] - (owner[k] + (n[0] * a[k] + n[1] * b[k] + n[2] * c[k]));

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <iostream>
 
 #include "schema.h"
@@ -34,15 +35,16 @@ class Stopwatch {
   Clock::time_point start_;
 };
 
-at::Tensor view(const std::vector<int64_t> &values, at::IntArrayRef shape) {
-  return at::from_blob(const_cast<int64_t *>(values.data()), shape, at::kLong);
+at::Tensor view(const std::vector<Vector> &rows) {
+  const auto count = static_cast<int64_t>(rows.size());
+  return at::from_blob(const_cast<Vector *>(rows.data()), {count, 3}, at::kDouble);
 }
 
-at::Tensor view(const double *values, at::IntArrayRef shape) {
-  return at::from_blob(const_cast<double *>(values), shape, at::kDouble);
+std::string text_of(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g", value);
+  return text.data();
 }
-
-at::Tensor view(const PaddedRows &rows) { return view(rows.items, {rows.num_rows, rows.width}); }
 
 at::Tensor on_host(const at::Tensor &tensor) { return tensor.to(at::kCPU, at::kDouble).contiguous(); }
 
@@ -116,9 +118,9 @@ void UipForceImpl::initialize(OpenMM::ContextImpl &context) {
   const Metadata &metadata = model_->metadata();
   check_outputs(metadata);
   warn_of_direct_forces(metadata);
-  neighbors_ =
-      std::make_unique<NeighborList>(metadata.cutoff, metadata.bond_cutoff, metadata.soft, settings.skin * NM_TO_A);
-  atomic_numbers_.assign(settings.atomic_numbers.begin(), settings.atomic_numbers.end());
+  search_ = std::make_unique<NeighborSearch>(metadata.cutoff, settings.skin * NM_TO_A);
+  assembler_ = std::make_unique<Assembler>(metadata, at::kCPU);
+  atomic_numbers_ = at::tensor(settings.atomic_numbers).to(at::kLong);
   charge_ = settings.charge;
   spin_ = settings.spin;
 }
@@ -168,61 +170,53 @@ UipForceImpl::State UipForceImpl::state_of(OpenMM::ContextImpl &context, const s
 void UipForceImpl::evaluate(const State &state) {
   const Stopwatch total(counters_.total_seconds);
   evaluated_.reset();
-  const Graph &graph = find_graph(state);
-  collect(graph, run(inputs(state, graph)));
+  find_graph(state);
+  collect(run(state));
   check_results();
   evaluated_ = state;
   ++counters_.num_evaluations;
 }
 
-const Graph &UipForceImpl::find_graph(const State &state) {
+void UipForceImpl::find_graph(const State &state) {
   const Stopwatch watch(counters_.neighbor_seconds);
-  const Graph &graph = neighbors_->build(state.positions, state.cell);
-  counters_.num_searches = neighbors_->num_searches();
-  return graph;
+  if (search_->is_due(state.positions, state.cell)) {
+    search_->search(state.positions, state.cell, assembler_->pairs());
+    assembler_->start_list(atomic_numbers_);
+  }
+  assembler_->find_edges(view(state.positions), state.cell.value_or(Matrix{}));
+  check_distances();
+  if (model_->metadata().soft) assembler_->find_soft_bonds(nullptr);
+  counters_.num_searches = search_->num_searches();
 }
 
-/// Views of the graph's arrays: valid until the next graph.
-UipForceImpl::Tensors UipForceImpl::inputs(const State &state, const Graph &graph) const {
-  const int64_t num_atoms = owner_.num_atoms(), num_edges = graph.num_edges(), num_bonds = graph.num_bonds();
-  const Cell cell = state.cell.value_or(Cell{});
-  return {
-      {schema::atomic_numbers, view(atomic_numbers_, {num_atoms})},
-      {schema::positions, view(state.positions[0].data(), {num_atoms, 3})},
-      {schema::cell, view(cell[0].data(), {1, 3, 3}).clone()},
-      {schema::pbc, at::full({1, 3}, state.cell.has_value(), at::kBool)},
-      {schema::graph_index, at::zeros({num_atoms}, at::kLong)},
-      {schema::edge_index, view(graph.edge_index, {2, num_edges})},
-      {schema::shifts, view(graph.shifts, {num_edges, 3})},
-      {schema::edge_vec, view(graph.edge_vec.data(), {num_edges, 3})},
-      {schema::reverse_edge, view(graph.reverse_edge, {num_edges})},
-      {schema::bond_index, view(graph.bond_index, {num_bonds})},
-      {schema::reverse_bond, view(graph.reverse_bond, {num_bonds})},
-      {schema::angle_index, view(graph.angle_index, {2, graph.num_angles()})},
-      {schema::nearest_edges, view(graph.nearest_edges)},
-      {schema::bond_slots, view(graph.bond_slots)},
-      {schema::charge, at::full({1}, charge_, at::kLong)},
-      {schema::spin, at::full({1}, spin_, at::kLong)},
-  };
+void UipForceImpl::check_distances() const {
+  const auto overlaps = assembler_->overlaps();
+  if (overlaps.empty()) return;
+  const int64_t edge = overlaps[0];
+  throw std::runtime_error("atoms must be at least " + text_of(MIN_DISTANCE) + " A apart, but atoms " +
+                           std::to_string(assembler_->edge_centre(edge)) + " and " +
+                           std::to_string(assembler_->edge_neighbor(edge)) + " are " +
+                           text_of(assembler_->distance(edge)) + " A apart; remove duplicates or check box and units");
 }
 
-UipForceImpl::Tensors UipForceImpl::run(const Tensors &inputs) {
+UipForceImpl::Tensors UipForceImpl::run(const State &state) {
+  const bool periodic = state.cell.has_value();
+  const auto inputs = assembler_->inputs({periodic, periodic, periodic}, {charge_, spin_});
   const Stopwatch watch(counters_.program_seconds);
   return model_->run(inputs);
 }
 
-void UipForceImpl::collect(const Graph &graph, const Tensors &outputs) {
+void UipForceImpl::collect(const Tensors &outputs) {
   results_ = Results{};
   results_.node_energy = numbers(outputs.at(schema::node_energy));
   for (const double energy : results_.node_energy) results_.energy += energy;
   if (outputs.count(schema::magmoms) > 0) results_.magmoms = numbers(outputs.at(schema::magmoms));
   forces_.assign(owner_.num_atoms(), Vector{});
   if (outputs.count(schema::forces) > 0) {
-    const at::Tensor forces = on_host(outputs.at(schema::forces));
-    std::copy_n(forces.const_data_ptr<double>(), 3 * forces_.size(), forces_[0].data());
+    set_forces(on_host(outputs.at(schema::forces)));
   } else {
     results_.virial.assign(9, 0.0);
-    add_edge_gradients(graph, on_host(outputs.at(schema::edge_grad)));
+    add_edge_gradients(outputs.at(schema::edge_grad));
     if (outputs.count(schema::position_grad) > 0) {
       add_position_gradients(on_host(outputs.at(schema::position_grad)), on_host(outputs.at(schema::strain_grad)));
     }
@@ -230,16 +224,14 @@ void UipForceImpl::collect(const Graph &graph, const Tensors &outputs) {
   }
 }
 
-void UipForceImpl::add_edge_gradients(const Graph &graph, const at::Tensor &edge_grad) {
-  const double *gradient = edge_grad.const_data_ptr<double>(), *vector = graph.edge_vec.data();
-  for (int64_t edge = 0; edge < graph.num_edges(); ++edge, gradient += 3, vector += 3) {
-    Vector &centre = forces_[graph.centre(edge)], &neighbor = forces_[graph.neighbor(edge)];
-    for (int k = 0; k < 3; ++k) {
-      centre[k] += gradient[k];
-      neighbor[k] -= gradient[k];
-      for (int m = 0; m < 3; ++m) results_.virial[3 * k + m] -= vector[k] * gradient[m];
-    }
-  }
+void UipForceImpl::set_forces(const at::Tensor &forces) {
+  std::copy_n(forces.const_data_ptr<double>(), 3 * forces_.size(), forces_[0].data());
+}
+
+void UipForceImpl::add_edge_gradients(const at::Tensor &edge_grad) {
+  set_forces(assembler_->forces(edge_grad));
+  const auto virials = numbers(assembler_->virial_of_centres(edge_grad));
+  for (size_t k = 0; k < virials.size(); ++k) results_.virial[k % 9] += virials[k];
 }
 
 void UipForceImpl::add_position_gradients(const at::Tensor &position_grad, const at::Tensor &strain_grad) {

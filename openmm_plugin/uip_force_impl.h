@@ -1,5 +1,5 @@
 // The implementation of a UipForce in a Context. OpenMM's CustomCPPForceImpl copies positions to the host and forces
-// back, on any platform; here they become a graph, the program runs, and edge gradients become forces:
+// back, on any platform; here they become a graph, the program runs, and edge gradients become forces (uip::Assembler):
 //     F_i += g_e,  F_j -= g_e,  virial -= edge_vec_e (x) g_e       g_e = dE / d edge_vec_e, e = (i -> j)
 // and for models with position_grad and strain_grad, F_i -= position_grad_i and virial -= strain_grad_i.
 #pragma once
@@ -36,25 +36,27 @@ class UipForceImpl final : public OpenMM::CustomCPPForceImpl {
   /// All that the energy depends on; positions of the model's atoms in A.
   struct State {
     std::vector<Vector> positions;
-    std::optional<Cell> cell;
+    std::optional<Matrix> cell;
     bool operator==(const State &) const = default;
   };
 
   State state_of(OpenMM::ContextImpl &context, const std::vector<OpenMM::Vec3> &positions) const;
   void evaluate(const State &state);
-  const Graph &find_graph(const State &state);
-  Tensors inputs(const State &state, const Graph &graph) const;
-  Tensors run(const Tensors &inputs);
-  void collect(const Graph &graph, const Tensors &outputs);
-  void add_edge_gradients(const Graph &graph, const at::Tensor &edge_grad);
+  void find_graph(const State &state);
+  void check_distances() const;
+  Tensors run(const State &state);
+  void collect(const Tensors &outputs);
+  void set_forces(const at::Tensor &forces);
+  void add_edge_gradients(const at::Tensor &edge_grad);
   void add_position_gradients(const at::Tensor &position_grad, const at::Tensor &strain_grad);
   void check_results() const;
 
   const UipForce &owner_;
   std::unique_ptr<Model> model_;
-  std::unique_ptr<NeighborList> neighbors_;
+  std::unique_ptr<NeighborSearch> search_;
+  std::unique_ptr<Assembler> assembler_;
   int charge_ = 0, spin_ = 1;
-  std::vector<int64_t> atomic_numbers_;
+  at::Tensor atomic_numbers_;  // (N,)
 
   std::optional<State> evaluated_;  // state of results_ and forces_
   Results results_;

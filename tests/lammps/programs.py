@@ -206,6 +206,30 @@ class Decaying(nn.Module):
         return node_energy, (-energy / self.length / r).unsqueeze(1) * edge_vec, node_energy
 
 
+class Power(nn.Module):
+    """factor r^power (eV, A) for each pair, and -2 eV for each atom."""
+
+    def __init__(self, factor: float, power: float) -> None:
+        super().__init__()
+        self.factor, self.power = factor, power
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        square = edge_vec.square().sum(1)
+        half = 0.5 * self.factor * square ** (0.5 * self.power)
+        energy = torch.full((graph_index.shape[0],), -2.0, dtype=torch.float64).index_add(0, edge_index[0], half)
+        return energy, edge_vec * (self.power * half / square).unsqueeze(1), torch.zeros_like(energy)
+
+
 class DirectForces(nn.Module):
     """Forces from nowhere: (1, 0, -1) eV/A on each atom."""
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
 from lammps_run import run_lammps, write_data
-from programs import Triple, write_program
-from torch import Tensor, nn
+from programs import Power, write_program
 
 START = """
 units metal
@@ -23,30 +21,6 @@ pair_style uip
 pair_coeff * * {file} Ni O
 """
 WARNING = "In such steps the model is replaced by a repulsion of more than 1e8 eV"
-
-
-class Power(nn.Module):
-    """factor r^power (eV, A) for each pair, and -2 eV for each atom."""
-
-    def __init__(self, factor: float, power: float) -> None:
-        super().__init__()
-        self.factor, self.power = factor, power
-
-    def forward(
-        self,
-        atomic_numbers: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        edge_vec: Tensor,
-        reverse_edge: Tensor,
-        bond_index: Tensor,
-        reverse_bond: Tensor,
-        angle_index: Tensor,
-    ) -> Triple:
-        square = edge_vec.square().sum(1)
-        half = 0.5 * self.factor * square ** (0.5 * self.power)
-        energy = torch.full((graph_index.shape[0],), -2.0, dtype=torch.float64).index_add(0, edge_index[0], half)
-        return energy, edge_vec * (self.power * half / square).unsqueeze(1), torch.zeros_like(energy)
 
 
 @pytest.fixture

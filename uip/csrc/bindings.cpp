@@ -50,7 +50,7 @@ std::tuple<at::Tensor, at::Tensor> soft_bonds(const at::Tensor &centre, const at
                                               double cutoff, double sigma, double tau) {
   const SoftNearest soft{k, nearest, cutoff, sigma, tau};
   const auto distances = span_of<double>(distance);
-  const auto rows = nearest_edges(span_of<int64_t>(centre), distances, num_atoms, soft);
+  const auto rows = nearest_edges(row_starts(span_of<int64_t>(centre), num_atoms), distances, soft);
   const auto ranks = soft_ranks(distances, rows, soft);
   std::vector<int64_t> bonds;
   for (size_t edge = 0; edge < distances.size(); ++edge) {

@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "blocks.h"
+
 namespace uip {
 namespace {
 
@@ -17,17 +19,9 @@ double smooth_step(double x) {
   return 1.0 / (1.0 + std::exp(-4.0 * u / (1.0 - u * u)));
 }
 
-/// Where the items of each atom begin, and their number at the end.
-std::vector<int64_t> row_starts(std::span<const int64_t> centre, int64_t num_atoms) {
-  std::vector<int64_t> starts(num_atoms + 1, 0);
-  for (const int64_t atom : centre) ++starts[atom + 1];
-  std::partial_sum(starts.begin(), starts.end(), starts.begin());
-  return starts;
-}
-
 /// Rows without items, as wide as the longest of those that begin at `starts`, but not wider than `widest`. At least
 /// one column: compiled programs need it.
-PaddedRows empty_rows(const std::vector<int64_t> &starts, int64_t widest) {
+PaddedRows empty_rows(std::span<const int64_t> starts, int64_t widest) {
   PaddedRows rows;
   rows.num_rows = static_cast<int64_t>(starts.size()) - 1;
   rows.width = 1;
@@ -40,49 +34,58 @@ PaddedRows empty_rows(const std::vector<int64_t> &starts, int64_t widest) {
 
 }  // namespace
 
-PaddedRows numbers_by_centre(std::span<const int64_t> centre, int64_t num_atoms) {
-  const auto starts = row_starts(centre, num_atoms);
+std::vector<int64_t> row_starts(std::span<const int64_t> centre, int64_t num_atoms) {
+  std::vector<int64_t> starts(num_atoms + 1, 0);
+  for (const int64_t atom : centre) ++starts[atom + 1];
+  add_up(starts);
+  return starts;
+}
+
+PaddedRows numbers_by_centre(std::span<const int64_t> starts) {
   auto rows = empty_rows(starts, std::numeric_limits<int64_t>::max());
-  for (int64_t atom = 0; atom < num_atoms; ++atom) {
+  for (int64_t atom = 0; atom < rows.num_rows; ++atom) {
     const auto row = rows.items.begin() + atom * rows.width;
     std::iota(row, row + (starts[atom + 1] - starts[atom]), starts[atom]);
   }
   return rows;
 }
 
-PaddedRows nearest_edges(std::span<const int64_t> centre, std::span<const double> distance, int64_t num_atoms,
-                         const SoftNearest &soft) {
-  const auto starts = row_starts(centre, num_atoms);
+PaddedRows nearest_edges(std::span<const int64_t> starts, std::span<const double> distance, const SoftNearest &soft) {
   auto rows = empty_rows(starts, soft.nearest - 1);
   const auto nearer = [&](int64_t e, int64_t f) {
     return distance[e] < distance[f] || (distance[e] == distance[f] && e < f);
   };
-  std::vector<int64_t> edges;
-  for (int64_t atom = 0; atom < num_atoms; ++atom) {
-    edges.resize(starts[atom + 1] - starts[atom]);
-    std::iota(edges.begin(), edges.end(), starts[atom]);
-    const auto end = edges.begin() + std::min<int64_t>(rows.width, edges.size());
-    std::partial_sort(edges.begin(), end, edges.end(), nearer);
-    std::copy(edges.begin(), end, rows.items.begin() + atom * rows.width);
-  }
+  for_blocks(rows.num_rows, [&](int64_t first, int64_t last) {
+    std::vector<int64_t> edges;
+    for (int64_t atom = first; atom < last; ++atom) {
+      edges.resize(starts[atom + 1] - starts[atom]);
+      std::iota(edges.begin(), edges.end(), starts[atom]);
+      const auto end = edges.begin() + std::min<int64_t>(rows.width, edges.size());
+      std::partial_sort(edges.begin(), end, edges.end(), nearer);
+      std::copy(edges.begin(), end, rows.items.begin() + atom * rows.width);
+    }
+  });
   return rows;
 }
 
 std::vector<double> soft_ranks(std::span<const double> distance, const PaddedRows &nearest, const SoftNearest &soft) {
   std::vector<double> ranks(distance.size(), std::numeric_limits<double>::infinity());
-  for (int64_t atom = 0; atom < nearest.num_rows; ++atom) {
-    const auto row = nearest.row(atom);
-    const auto edges = row.first(std::find(row.begin(), row.end(), -1) - row.begin());
-    for (const int64_t edge : edges) {
-      double rank = smooth_step(distance[edge] / soft.sigma);  // the centre itself
-      for (const int64_t other : edges) {
-        const double ahead = smooth_step((distance[edge] - distance[other]) / soft.sigma);
-        if (ahead == 0.0) break;  // and so are all that are farther
-        rank += ahead;
-      }
-      ranks[edge] = rank;
+  const auto rank_of = [&](int64_t edge, std::span<const int64_t> edges) {
+    double rank = smooth_step(distance[edge] / soft.sigma);  // the centre itself
+    for (const int64_t other : edges) {
+      const double ahead = smooth_step((distance[edge] - distance[other]) / soft.sigma);
+      if (ahead == 0.0) break;  // and so are all that are farther
+      rank += ahead;
     }
-  }
+    return rank;
+  };
+  for_blocks(nearest.num_rows, [&](int64_t first, int64_t last) {
+    for (int64_t atom = first; atom < last; ++atom) {
+      const auto row = nearest.row(atom);
+      const auto edges = row.first(std::find(row.begin(), row.end(), -1) - row.begin());
+      for (const int64_t edge : edges) ranks[edge] = rank_of(edge, edges);
+    }
+  });
   return ranks;
 }
 

@@ -1,5 +1,5 @@
 // Which edges are bonds, for models with soft nearest neighbours; the engines' form of uip/graph/nearest.py.
-// Formulas: uip/ops/soft_rank.py. In float64; edges are sorted by their centres.
+// Formulas: uip/ops/soft_rank.py. In float64; edges are sorted by their centres, those of atom i begin at `starts[i]`.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +27,13 @@ struct PaddedRows {
   std::span<const int64_t> row(int64_t number) const { return std::span(items).subspan(number * width, width); }
 };
 
-/// The numbers 0, 1, ... of items with the centres `centre`, which ascend.
-UIP_EXPORT PaddedRows numbers_by_centre(std::span<const int64_t> centre, int64_t num_atoms);
+/// Where the items of each atom begin, and their number at the end. The centres `centre` ascend.
+UIP_EXPORT std::vector<int64_t> row_starts(std::span<const int64_t> centre, int64_t num_atoms);
+/// The numbers of each atom's items.
+UIP_EXPORT PaddedRows numbers_by_centre(std::span<const int64_t> starts);
 /// The edges of each atom to its `soft.nearest - 1` nearest neighbours, nearest first, of equal ones the lower number.
-UIP_EXPORT PaddedRows nearest_edges(std::span<const int64_t> centre, std::span<const double> distance,
-                                    int64_t num_atoms, const SoftNearest &soft);
+UIP_EXPORT PaddedRows nearest_edges(std::span<const int64_t> starts, std::span<const double> distance,
+                                    const SoftNearest &soft);
 /// Rank of each edge among those of its centre; infinite for edges that are not among the nearest.
 UIP_EXPORT std::vector<double> soft_ranks(std::span<const double> distance, const PaddedRows &nearest,
                                           const SoftNearest &soft);
