@@ -10,7 +10,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
-def product(a, b, like):
+def product(a, b, like, PRECISION: tl.constexpr = "tf32x3"):
     """a b in the precision of `like`, with sums in at least float32; float32 as three products of TF32 numbers, which
     lose 2e-7 of a product."""
     a = a.to(like.dtype)
@@ -18,4 +18,10 @@ def product(a, b, like):
     if INTERPRETED and like.dtype == tl.bfloat16:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision="tf32x3")
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def plain_product(a, b, like):
+    """`product` that splits no float32 numbers: slower, but both halves of large matrices need no shared memory."""
+    return product(a, b, like, "ieee")

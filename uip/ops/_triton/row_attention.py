@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from uip.ops._triton.product import product
+from uip.ops._triton.product import plain_product, product
 
 
 @triton.jit
@@ -50,12 +50,16 @@ def store_rows(x, value, token, stride, filled, head, D, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def softmax(logits):
+    p = tl.exp(logits - tl.max(logits, 1)[:, None])
+    return p / tl.sum(p, 1)[:, None]
+
+
+@triton.jit
 def row_weights(q, k, b, filled, scale):
     """P."""
     logits = product(q, tl.trans(k), q) * scale + b[None, :]
-    logits = tl.where(filled[None, :], logits, float("-inf"))
-    p = tl.exp(logits - tl.max(logits, 1)[:, None])
-    return p / tl.sum(p, 1)[:, None]
+    return softmax(tl.where(filled[None, :], logits, float("-inf")))
 
 
 @triton.jit
@@ -185,21 +189,22 @@ def second_kernel(
         queries = load_rows(q, asker, q_stride, asks, head, D, BLOCK_D)
         queries_t = load_rows(u_q, asker, H, asks, head, D, BLOCK_D)
         go = load_rows(gradient, asker, H, asks, head, D, BLOCK_D)
-        p = row_weights(queries, keys, b, filled, scale)
-        s_t = product(queries_t, tl.trans(keys), keys) + product(queries, tl.trans(keys_t), keys)
+        logits = plain_product(queries, tl.trans(keys), keys) * scale + b[None, :]
+        p = softmax(tl.where(filled[None, :], logits, float("-inf")))
+        s_t = plain_product(queries_t, tl.trans(keys), keys) + plain_product(queries, tl.trans(keys_t), keys)
         s_t = s_t * scale + b_t[None, :]
         p_t = p * (s_t - tl.sum(p * s_t, 1)[:, None])
-        o_t = product(p_t, values, values) + product(p, values_t, values)
+        o_t = plain_product(p_t, values, values) + plain_product(p, values_t, values)
         store_rows(out_tangent, o_t, asker, H, asks, head, D, BLOCK_D)
-        gp = product(go, tl.trans(values), values)
-        gp_t = product(go, tl.trans(values_t), values)
+        gp = plain_product(go, tl.trans(values), values)
+        gp_t = plain_product(go, tl.trans(values_t), values)
         centred = gp - tl.sum(p * gp, 1)[:, None]
         gs = p * centred
         gs_t = p_t * centred + p * (gp_t - tl.sum(p_t * gp + p * gp_t, 1)[:, None])
-        q_t = (product(gs_t, keys, keys) + product(gs, keys_t, keys)) * scale
+        q_t = (plain_product(gs_t, keys, keys) + plain_product(gs, keys_t, keys)) * scale
         store_rows(g_q, q_t, asker, H, asks, head, D, BLOCK_D)
-        of_keys += product(tl.trans(gs_t), queries, keys) + product(tl.trans(gs), queries_t, keys)
-        of_values += product(tl.trans(p_t), go, values)
+        of_keys += plain_product(tl.trans(gs_t), queries, keys) + plain_product(tl.trans(gs), queries_t, keys)
+        of_values += plain_product(tl.trans(p_t), go, values)
         of_bias += tl.sum(gs_t, 0)
     store_rows(g_k, of_keys * scale, token, H, filled, head, D, BLOCK_D)
     store_rows(g_v, of_values, token, H, filled, head, D, BLOCK_D)
