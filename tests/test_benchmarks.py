@@ -122,3 +122,16 @@ def test_operations_are_those_of_the_messages(quick: dict[str, Any]) -> None:
             assert found[kind, direction]["ms"] > 0.0
     total = sum(row["gflop"] for (kind, _), row in found.items() if kind not in ("all", "gemm"))
     assert found["all", "both"]["gflop"] == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_engine_overhead() -> None:
+    """64 atoms: the four runs of LAMMPS behind a row of the table."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "engine_overhead.py"), "--cells", "2", "--threads", "1"]
+    run = subprocess.run([*command, "--steps", "2", "--repeats", "2"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "Si, 64 atoms" in run.stdout
+    numbers = next(line for line in run.stdout.splitlines() if line.startswith("│ 1 ")).strip("│").split("│")
+    step, new_list, lammps = map(float, numbers[1:])
+    assert step > 0
+    assert new_list + lammps > 0
