@@ -19,12 +19,14 @@ env: .venv/ready
 # Warnings of the C++ compiler are errors in CI, not where users build.
 STRICT := $(if $(CI),--config-settings=cmake.define.UIP_WERROR=ON)
 
+# Without build isolation, torch is unpacked once and not twice.
 # chgnet without dependencies: its weight files are read, its code is not imported.
 .venv/ready: pyproject.toml CMakeLists.txt $(wildcard uip/csrc/* lammps_plugin/* openmm_plugin/*)
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet torch==2.13.0
-	$(PY) -m pip install --quiet --editable '.[test,dev]' $(STRICT)
+	$(PY) .ci/build_requirements.py | $(PY) -m pip install --quiet --requirement /dev/stdin
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[test,dev]' $(STRICT)
 	$(PY) -m pip install --quiet --no-deps chgnet==0.4.2
 	touch $@
 
