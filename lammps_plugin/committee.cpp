@@ -2,6 +2,7 @@
 #include "committee.h"
 
 #include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <cerrno>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The part of PairUIP for committees: runs the members, keeps, writes and warns of their deviations.
 #include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
 #include <lammps/atom.h>
 #include <lammps/comm.h>
 #include <lammps/error.h>

@@ -322,6 +322,7 @@ def test_bonded_neighbours_left_out(tmp_path: Path) -> None:
     assert run_lammps(tmp_path, good.replace("{file}", str(exported("random", ".pt"))), 1).code == 0
 
 
+@pytest.mark.slow
 def test_restart_with_another_model(folder: Path) -> None:
     """A changed or missing model file is refused; a new pair_coeff helps."""
     file = folder / "model.pt"

@@ -113,6 +113,7 @@ def test_a_lost_exchange_of_edges_is_seen(tmp_path: Path) -> None:
     assert result.thermo["pe"] > 1.0
 
 
+@pytest.mark.slow
 def test_forces_are_wrong_without_an_exchange(tmp_path: Path) -> None:
     """The comparison of ranks has power: each exchange matters to the published model."""
     atoms = next(case.atoms for case in CASES if case.name == "cubic")

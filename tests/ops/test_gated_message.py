@@ -315,6 +315,7 @@ def results_with(kernels: str) -> list[Tensor]:
     return [torch.tensor([float(word) for word in line.split()], dtype=torch.float64) for line in numbers]
 
 
+@pytest.mark.slow
 def test_kernels_agree() -> None:
     available = torch.ops.uip.cpu_kernels()
     if available == "generic":

@@ -330,6 +330,7 @@ def run_with_space(size: int, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run(data: Path, tmp_path: Path) -> None:
     """The run stops with a message, and what was written before is whole."""
     for name in ("roomy", "tight"):
@@ -365,6 +366,7 @@ for name in ("settings", "data"):
 """
 
 
+@pytest.mark.slow
 def test_ranks_with_different_settings_or_data(data: Path, tmp_path: Path) -> None:
     other = small.write_frames(tmp_path / "other.xyz", 3)
     for rank, file in enumerate((data, other)):

@@ -86,6 +86,7 @@ def test_unknown_readout() -> None:
         CHGNetConfig(readout="both")
 
 
+@pytest.mark.slow
 def test_direct_training_then_gradient_fine_tuning(tmp_path: Path) -> None:
     data = small.write_frames(tmp_path / "four.xyz", 4)
     architecture = {**small.ARCHITECTURE, "readout": "direct"}

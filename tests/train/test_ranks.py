@@ -22,6 +22,7 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_after_twenty_steps(tmp_path: Path) -> None:
     """Batches of at most 2 of 7 structures with very different sizes: in each epoch a rank gets none once."""
     data = small.write_frames(tmp_path / "seven.xyz", 7)

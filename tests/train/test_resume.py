@@ -182,6 +182,7 @@ for trial in range(20):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_twenty_kills_never_lose_a_checkpoint(tmp_path: Path) -> None:
     """Whatever was reported as written is there, or its successor; never half of one."""
@@ -192,6 +193,7 @@ def test_twenty_kills_never_lose_a_checkpoint(tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 20
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
     run = {"epochs": 12, "checkpoint_steps": 1}
     values = {name: small.config(tmp_path / name, data, run=run).values() for name in ("whole", "killed")}

@@ -54,6 +54,7 @@ def test_a_second_signal_ends_the_process() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_an_ended_export_leaves_nothing(tmp_path: Path) -> None:
     save_checkpoint(random_chgnet(), tmp_path / "model.ckpt")
     command = [sys.executable, "-m", "uip", "export", str(tmp_path / "model.ckpt"), "-o", str(tmp_path / "model.pt2")]

@@ -82,6 +82,7 @@ def test_chgnet_offers_neither(tmp_path: Path) -> None:
         export_model(random_chgnet(), tmp_path / "x.pt", recompute=True)
 
 
+@pytest.mark.slow
 def test_the_command_exports_constants_in_float64(tmp_path: Path) -> None:
     """A checkpoint of float32 weights: constants of its bases are not rounded to float32 on the way."""
     save_checkpoint(random_allscaip(num_layers=1, angular=True).to(torch.float32), tmp_path / "model.ckpt")
