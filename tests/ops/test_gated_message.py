@@ -300,6 +300,7 @@ def results_with(kernels: str) -> list[Tensor]:
     environment = {
         **os.environ,
         "UIP_CPU_KERNELS": kernels,
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests / "ops")]),
     }
     run = subprocess.run(

@@ -17,7 +17,7 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import build_graph
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.nn.row_attention import _angular_logits, attend_rows, attend_rows_of_atoms, make_rows, pad_tokens, unpad_tokens
-from uip.nn.spherical import degree_norms, legendre, spherical_harmonics
+from uip.nn.spherical import SphericalHarmonics, degree_sums, legendre
 from uip.ops import attention
 from uip.ops.attention import Radial, attend_double_backward, candidate_shifts, nearest_images, sinc
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, smooth_step, soft_rank
@@ -28,6 +28,10 @@ SOFT = SoftNearest()
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def spherical_harmonics(direction: Tensor, degree: int) -> Tensor:
+    return SphericalHarmonics(degree)(direction)
 
 
 def unit(number: int, seed: int = 0) -> Tensor:
@@ -89,10 +93,23 @@ def test_bonds_by_brute_force(name: str) -> None:
 
 def test_harmonics_obey_the_addition_theorem() -> None:
     u, v = unit(20), unit(20, seed=1)
-    product = spherical_harmonics(u, 9) * spherical_harmonics(v, 9)
-    sums = torch.stack([part.sum(1) for part in product.split([2 * degree + 1 for degree in range(10)], dim=1)], 1)
+    sums = (spherical_harmonics(u, 9) * spherical_harmonics(v, 9)) @ degree_sums(9)
     torch.testing.assert_close(sums, torch.stack(legendre((u * v).sum(1), 9), dim=1), rtol=0, atol=1e-13)
-    torch.testing.assert_close(degree_norms(spherical_harmonics(u, 9)), torch.ones(20, 10, dtype=torch.float64))
+    norms = spherical_harmonics(u, 9).square() @ degree_sums(9)
+    torch.testing.assert_close(norms, torch.ones(20, 10, dtype=torch.float64))
+
+
+def test_derivatives_of_harmonics_are_harmonics() -> None:
+    """First and second derivatives, of vectors of any length; and the second of a sum over them."""
+    weight = random(7, 100, seed=1)
+
+    def total(vectors: Tensor) -> Tensor:
+        harmonics = spherical_harmonics(torch.nn.functional.normalize(vectors, dim=1), 9)
+        return (harmonics * weight).sum(1)
+
+    vectors = random(7, 3).requires_grad_()
+    assert torch.autograd.gradcheck(total, vectors)
+    assert torch.autograd.gradgradcheck(total, vectors)
 
 
 def test_first_harmonics_are_those_of_e3nn() -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from uip.models.card import ModelCard
 from uip.models.potential import Output, Potential
 from uip.models.token_embedding import ORDER_DEGREE, Bonds, TokenEmbedding
-from uip.nn.spherical import spherical_harmonics
+from uip.nn.spherical import SphericalHarmonics
 from uip.nn.token_layers import FeedForward, Geometry, InferenceOptions, RowAttention
 from uip.ops.attention import NUM_FREQUENCIES, Radial, attend_double_backward
 from uip.ops.soft_rank import SoftNearest, envelope_coordinate, log_envelope, soft_rank
@@ -196,6 +196,7 @@ class AllScAIP(Potential):
         self.soft = SoftNearest(k=config.k, nearest=config.nearest, cutoff=config.cutoff)
         self.register_buffer("reference_energy", torch.zeros(config.num_elements + 1, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.ones(()))
+        self.harmonics = SphericalHarmonics(ORDER_DEGREE)
         self.embedding = TokenEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.energy = Readout(config, 1)
@@ -299,7 +300,7 @@ class AllScAIP(Potential):
             centre=centre,
             distance=distance,
             direction=direction,
-            harmonics=spherical_harmonics(direction, ORDER_DEGREE),
+            harmonics=self.harmonics(direction),
             log_weight=log_envelope(envelope_coordinate(rank, reverse_rank, distance, self.soft)),
         )
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uip.nn.spherical import degree_norms
+from uip.nn.spherical import degree_sums
 from uip.ops.recompute import recomputed
 from uip.schema import MAX_CHARGE, MAX_SPIN
 
@@ -51,6 +51,7 @@ class TokenEmbedding(nn.Module):
     """Initial tokens, from elements, charge, spin, distances and directions."""
 
     degree_scale: Tensor
+    degree_sums: Tensor
 
     def __init__(self, config: AllScAIPConfig) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ class TokenEmbedding(nn.Module):
         sizes = [2 * degree + 1 for degree in range(HARMONICS_DEGREE + 1)]
         scale = [math.sqrt(size) for size in sizes for _ in range(size)]
         self.register_buffer("degree_scale", torch.tensor(scale, dtype=torch.float64), persistent=False)
+        self.register_buffer("degree_sums", degree_sums(ORDER_DEGREE), persistent=False)
         self.element = nn.Embedding(config.num_elements + 1, channels)
         self.order = nn.Linear(ORDER_DEGREE + 1, channels)
         self.norm = nn.RMSNorm(2 * channels)
@@ -110,4 +112,4 @@ class TokenEmbedding(nn.Module):
         total = weight.new_ones(num_atoms).index_add(0, bonds.centre, weight)
         own = F.pad(weight.new_ones(num_atoms, 1), (0, bonds.harmonics.shape[1] - 1))
         mean = own.index_add(0, bonds.centre, bonds.harmonics * weight.unsqueeze(1)) / total.unsqueeze(1)
-        return degree_norms(mean).clamp(min=1e-6).sqrt()
+        return torch.mm(mean * mean, self.degree_sums.to(mean.dtype)).clamp(min=1e-6).sqrt()
