@@ -8,8 +8,10 @@
 #include <lammps/lmptype.h>
 #include <mpi.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "export.h"
 
@@ -96,7 +98,11 @@ bool has_old_strings() {
 /// may be an error of this rank alone.
 [[noreturn]] void refuse(void *lammps, const std::string &problem, bool local) {
   const auto text = problem + "; build the plugin for this LAMMPS, see docs/lammps_build.md";
-  if (local && lammps_extract_setting(lammps, "world_size") > 1) lammps_error(lammps, ERROR_ONE, text.c_str());
+  if (local && lammps_extract_setting(lammps, "world_size") > 1) {
+    // the first rank that ends ends all: rank 0, whose line is the one that is seen, goes first where it fails as well
+    if (lammps_extract_setting(lammps, "world_rank") > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
+    lammps_error(lammps, ERROR_ONE, text.c_str());
+  }
   // this ends the process, and Python with it
   if (!lammps_config_has_exceptions() || has_old_strings()) lammps_error(lammps, ERROR_ALL, text.c_str());
   lammps_command(lammps, ("print \"\"\"ERROR: " + text + "\"\"\"").c_str());
