@@ -162,7 +162,8 @@ std::vector<int64_t> Assembler::overlaps() const {
 
 int64_t Assembler::number(Relation relation, int32_t pair) const {
   const int32_t edge = pair_edge_.data()[pair];
-  return relation == Relation::edges || edge < 0 ? edge : edge_bond_.data()[edge];
+  if (relation == Relation::edges || edge < 0) return edge;
+  return is_bond_.data()[edge] ? edge_bond_.data()[edge] : -1;
 }
 
 void Assembler::set_reverse(Relation relation, int64_t number, int64_t row) {
@@ -177,7 +178,7 @@ double Assembler::memory_usage() const {
   return bytes(pairs_.starts, pairs_.ends, pairs_.partner, pairs_.remote, pairs_.images, shifts_, edge_starts_,
                bond_starts_, angle_starts_, nearest_edges_.items) +
          of_buffers(kept_, edge_pair_, pair_edge_, edge_bond_, is_bond_, distances_, vectors_, single_vectors_,
-                    edge_index_, reverse_edge_, bond_index_, reverse_bond_, angle_index_) +
+                    edge_index_, reverse_edge_, bond_index_, reverse_bond_, angle_index_, block_sums_) +
          8.0 * static_cast<double>(num_rows_ + num_owned());
 }
 

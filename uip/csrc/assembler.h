@@ -109,8 +109,9 @@ class UIP_EXPORT Assembler {
   void write_angles(int64_t centre);
   std::map<std::string, at::Tensor> bond_inputs() const;
   at::Tensor shifts() const;
-  template <typename Own, typename Opposite>
-  at::Tensor sum_edges(int64_t width, const Own &own, const Opposite &opposite) const;
+  template <typename Add>
+  at::Tensor sum_edges(int64_t width, const Add &add) const;
+  int64_t first_centre(int64_t block, int64_t count) const;
   at::Tensor on_device(const at::Tensor &host) const;
   at::Tensor real_on_device(const at::Tensor &host) const;
 
@@ -132,13 +133,14 @@ class UIP_EXPORT Assembler {
   std::vector<int64_t> edge_starts_ = {0}, bond_starts_ = {0}, angle_starts_ = {0};  // of each centre
   Buffer<int32_t> kept_;                   // pairs that are edges, in the places of each block of centres
   Buffer<int32_t> edge_pair_, pair_edge_;  // pair_edge_: of kept pairs, and of remote ones, -1: no edge
-  Buffer<int32_t> edge_bond_;              // -1: no bond
   Buffer<bool> is_bond_;                   // of edges
+  Buffer<int32_t> edge_bond_;              // of edges that are bonds
   Buffer<double> distances_;               // for soft nearest neighbours
   Buffer<double> vectors_;
   Buffer<float> single_vectors_;
   Buffer<int64_t> edge_index_, reverse_edge_, bond_index_, reverse_bond_, angle_index_;
   PaddedRows nearest_edges_;
+  mutable Buffer<double> block_sums_;
   bool has_overlap_ = false, lacks_partner_ = false;
 };
 

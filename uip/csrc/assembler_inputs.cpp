@@ -2,6 +2,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "assembler.h"
 #include "blocks.h"
@@ -79,13 +80,13 @@ void Assembler::find_bonds() {
 }
 
 void Assembler::write_bonds(int64_t centre) {
-  int32_t *edge_bond = edge_bond_.data();
-  int64_t *bond_index = bond_index_.data(), bond = bond_starts_[centre];
-  for (int64_t edge = edge_starts_[centre]; edge < edge_starts_[centre + 1]; ++edge) {
-    edge_bond[edge] = -1;
-    if (!is_bond_.data()[edge]) continue;
-    edge_bond[edge] = static_cast<int32_t>(bond);
-    bond_index[bond++] = edge;
+  const bool *flags = is_bond_.data(), *end = flags + edge_starts_[centre + 1];
+  int64_t bond = bond_starts_[centre];
+  const auto next = [end](const bool *flag) { return static_cast<const bool *>(std::memchr(flag, 1, end - flag)); };
+  for (const bool *flag = next(flags + edge_starts_[centre]); flag != nullptr; flag = next(flag + 1)) {
+    const int64_t edge = flag - flags;
+    edge_bond_.data()[edge] = static_cast<int32_t>(bond);
+    bond_index_.data()[bond++] = edge;
   }
   if (!metadata_.soft) write_angles(centre);
 }
