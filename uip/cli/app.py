@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import uip
-from uip.cli.data import data
+from uip.cli.data import FileOrCommand, build, describe
 from uip.cli.doctor import doctor
 from uip.cli.errors import show_tracebacks
 from uip.cli.export import export, fairchem, verify
@@ -19,6 +19,9 @@ from uip.cli.select import select
 from uip.cli.train import WithSettings, config, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+data = typer.Typer(
+    no_args_is_help=True, cls=FileOrCommand, help="Describe a data set (uip data FILE), or build a data store of it."
+)
 imports = typer.Typer(no_args_is_help=True, help="Turn a checkpoint of another code into one of uip.")
 
 
@@ -52,7 +55,9 @@ app.add_typer(imports, name="import")
 imports.command()(fairchem)
 # with a callback the group stays a group, although it has one command
 imports.callback()(lambda: None)
-app.command()(data)
+app.add_typer(data, name="data")
+data.command()(describe)
+data.command()(build)
 app.command(cls=WithSettings)(train)
 app.command()(config)
 app.command("openmm-plugin")(openmm_plugin_path)

@@ -1,19 +1,31 @@
-"""`uip data`."""
+"""`uip data FILE` and `uip data build`."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
+from rich.progress import Progress, track
+from typer.core import TyperGroup
 
 from uip.cli.errors import errors, user_errors
 from uip.cli.options import EnergyKey, ForcesKey, StressKey, check_output
 from uip.cli.tables import console, print_description
 
 
-def data(
+class FileOrCommand(TyperGroup):
+    """`uip data FILE` is short for `uip data describe FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Adds the name of the command."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["describe", *args]
+        return super().parse_args(ctx, args)
+
+
+def describe(
     file: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
     plot: Annotated[Path | None, typer.Option(help="Histograms (.png, .svg, .pdf).")] = None,
     against: Annotated[
@@ -25,20 +37,52 @@ def data(
 ) -> None:
     """Describe a data set: counts, elements, label ranges, duplicates, outliers, doubtful signs and units."""
     with user_errors():
+        from uip.data import describe as description
         from uip.data.dataset import labelled_structures
-        from uip.data.describe import describe, histograms
         from uip.data.label_checks import label_warnings
         from uip.data.labels import LabelKeys
 
         check_output(plot, (".png", ".svg", ".pdf"), force=True)
         keys = LabelKeys(energy_key, forces_key, stress_key)
-        found = describe(labelled_structures(file, keys))
+        found = description.describe(labelled_structures(file, keys))
         print_description(found, file.name)
         for warning in label_warnings(found.summary) + (_model_warnings(file, keys, against) if against else []):
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
-            histograms(found, plot, file.name)
+            description.histograms(found, plot, file.name)
             console.print(f"histograms: {plot}", markup=False, highlight=False, soft_wrap=True)
+
+
+def build(
+    sources: Annotated[list[str], typer.Argument(help="Files, patterns in quotation marks, folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    cutoff: Annotated[float, typer.Option(help="A, of the model: edges are counted to balance batches.")] = 6.0,
+    bond_cutoff: Annotated[float, typer.Option(help="A, of the bonds whose angles are counted.")] = 3.0,
+    energy_key: EnergyKey = "",
+    forces_key: ForcesKey = "",
+    stress_key: StressKey = "",
+) -> None:
+    """Write a data store, from which training reads structures one by one; after a kill the same command goes on.
+
+    Structures and labels are checked as in training.
+    """
+    with user_errors(), Progress(console=errors, transient=True) as bar:
+        from uip.data.labels import LabelKeys
+        from uip.data.sharded_build import BuildSettings, build_sharded
+
+        task = bar.add_task("building", total=None)
+        settings = BuildSettings(LabelKeys(energy_key, forces_key, stress_key), cutoff, bond_cutoff)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="ase")
+            count = build_sharded(
+                sources,
+                output,
+                settings,
+                workers=workers,
+                report=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    console.print(f"{output}: {count} structures", markup=False, highlight=False, soft_wrap=True)
 
 
 def _model_warnings(file: Path, keys: Any, model: str) -> list[str]:

@@ -100,6 +100,10 @@ class Store:
         first = array[self.starts[name]].reshape(len(self), -1)
         return np.isfinite(first[:, 0]) * self.counts[row_letter(name)] * first.shape[1]
 
+    def identity(self) -> bytes:
+        """Sizes and energies of all samples, to compare data sets."""
+        return self.rows.tobytes() + np.ascontiguousarray(self.arrays["energy"]).tobytes()
+
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, with its shape and dtype."""
         array = self.arrays[name]

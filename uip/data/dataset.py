@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ase
 import numpy as np
@@ -56,13 +56,24 @@ def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -
     Raises:
         ValueError: an element that the model does not support, or a label that is not finite or misshapen.
     """
-    unknown = sorted(set(structure.atomic_numbers.tolist()) - set(settings.elements))
+    check_elements(structure.atomic_numbers.tolist(), settings)
+    check_labels(structure, labels)
+    graph = build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft)
+    return Sample(graph, make_targets(structure, labels))
+
+
+def check_elements(numbers: Iterable[int], settings: GraphSettings) -> None:
+    """Raises ValueError if the model does not support one of these atomic numbers."""
+    unknown = sorted(set(numbers) - set(settings.elements))
     if unknown:
         names = ", ".join(chemical_symbols[z] if z < 119 else f"Z = {z}" for z in unknown)
         raise ValueError(
             f"the model must support every element, got {names}; increase `num_elements` or remove the structure"
         )
-    check_labels(structure, labels)
+
+
+def make_targets(structure: Structure, labels: Labels) -> Targets:
+    """Targets of one structure from its checked labels, float64; NaN where there is no label."""
     num_atoms = structure.atomic_numbers.size
     shapes = {"energy": (1,), "forces": (num_atoms, 3), "stress": (1, 3, 3), "magmoms": (num_atoms,)}
     targets = {
@@ -71,7 +82,7 @@ def make_sample(structure: Structure, labels: Labels, settings: GraphSettings) -
         else torch.full(shape, torch.nan, dtype=torch.float64)
         for name, shape in shapes.items()
     }
-    return Sample(build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft), Targets(**targets))
+    return Targets(**targets)
 
 
 def labelled_structures(path: Path | str, keys: LabelKeys = ASE_NAMES) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
@@ -87,13 +98,31 @@ def labelled_structures(path: Path | str, keys: LabelKeys = ASE_NAMES) -> Iterat
             raise ValueError(f"{path}, structure {number}: {error}") from error
 
 
-def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample]:
-    """The samples of a file from number `first` on; graphs of those before are not built."""
+def checked_file(path: Path, keys: LabelKeys) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+    """As `labelled_structures`, of a file to train on.
+
+    Raises:
+        ValueError: at the end, if no structure has a label, or none has a label that `keys` names.
+    """
     labelled: Counter[str] = Counter()
     others: Counter[tuple[str, str]] = Counter()
-    for number, (atoms, structure, labels) in enumerate(labelled_structures(path, settings.keys)):
+    for atoms, structure, labels in labelled_structures(path, keys):
         labelled.update(labels.keys())
         others.update(possible_labels(atoms))
+        yield atoms, structure, labels
+    if not labelled:
+        raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
+    for label, key in vars(keys).items():
+        if key and not labelled[label]:
+            known = [name for other, name in others if other == label]
+            raise ValueError(
+                f"'data.{label}_key' must name an entry of {path}, but no structure has '{key}'{suggestion(key, known)}"
+            )
+
+
+def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample]:
+    """The samples of a file from number `first` on; graphs of those before are not built."""
+    for number, (atoms, structure, labels) in enumerate(checked_file(path, settings.keys)):
         if number < first:
             continue
         try:
@@ -102,14 +131,30 @@ def _samples(path: Path, settings: GraphSettings, first: int) -> Iterator[Sample
             yield replace(make_sample(structure, labels, settings), info=dict(atoms.info))
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
-    if not labelled:
-        raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
-    for label, key in vars(settings.keys).items():
-        if key and not labelled[label]:
-            known = [name for other, name in others if other == label]
-            raise ValueError(
-                f"'data.{label}_key' must name an entry of {path}, but no structure has '{key}'{suggestion(key, known)}"
-            )
+
+
+class SampleStore(Protocol):
+    """Samples by number: the cached graphs of a file (`Store`), or a data store (`uip.data.sharded`)."""
+
+    counts: dict[str, Integers]
+    """Number of rows of each sample: "N" atoms, "E" directed edges, "A" angles."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, k: int) -> Sample: ...
+    def read(self, name: str, k: int) -> Tensor | None:
+        """One field of sample k."""
+
+    def infos(self) -> Iterator[dict[str, Any]]:
+        """Text and numbers of `atoms.info` of each sample, one after the other."""
+
+    def contains(self, element: int) -> NDArray[np.bool_]:
+        """Whether each sample has atoms with this atomic number."""
+
+    def num_labels(self, name: str) -> NDArray[np.int64]:
+        """Number of labelled values of each sample."""
+
+    def identity(self) -> bytes:
+        """Equal for equal contents, to compare data sets."""
 
 
 class Dataset:
@@ -120,7 +165,7 @@ class Dataset:
         chosen: numbers of the samples that belong to this data set; None: all.
     """
 
-    def __init__(self, stores: Sequence[Store], chosen: Integers | None = None) -> None:
+    def __init__(self, stores: Sequence[SampleStore], chosen: Integers | None = None) -> None:
         self.stores = list(stores)
         self.ends = np.cumsum([len(store) for store in self.stores])
         self.chosen = np.arange(int(self.ends[-1]) if self.stores else 0) if chosen is None else chosen
@@ -128,7 +173,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def _locate(self, number: int) -> tuple[Store, int]:
+    def _locate(self, number: int) -> tuple[SampleStore, int]:
         k = int(self.chosen[number])
         store = int(np.searchsorted(self.ends, k, side="right"))
         return self.stores[store], k - int(self.ends[store]) + len(self.stores[store])
@@ -171,11 +216,10 @@ class Dataset:
         return int(np.concatenate([store.num_labels(name) for store in self.stores])[self.chosen].sum())
 
     def digest(self) -> str:
-        """Hash of the sizes and energies of all samples, to compare data sets."""
+        """Hash of the choice and contents of all samples, to compare data sets."""
         total = hashlib.sha256(self.chosen.tobytes())
         for store in self.stores:
-            total.update(store.rows.tobytes())
-            total.update(np.ascontiguousarray(store.arrays["energy"]).tobytes())
+            total.update(store.identity())
         return total.hexdigest()[:16]
 
     def batch(self, numbers: Iterable[int], change: Callable[[int, Sample], Sample] | None = None) -> Sample:

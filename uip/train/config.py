@@ -55,11 +55,11 @@ class DataConfig:
     """The data set: files, split, conventions of labels, batches."""
 
     train: tuple[str, ...] = ()
-    """Files of labelled structures, relative to the TOML file."""
+    """Files of labelled structures or data stores (of `uip data build`), relative to the TOML file."""
     validation: tuple[str, ...] = ()
-    """Files for validation; empty: a part of the training structures."""
+    """Files or data stores for validation; empty: a part of the training structures."""
     test: tuple[str, ...] = ()
-    """Files on which the best potential is tested at the end of the run."""
+    """Files or data stores on which the best potential is tested at the end of the run."""
     validation_fraction: float = 0.05
     """Fraction of the training structures that is used for validation, if there are no validation files."""
     split_by: str = ""
@@ -97,6 +97,9 @@ class DataConfig:
     balance_for: int = 1
     """Number of ranks for which the cost of batches is balanced; set it to the largest number of ranks that you will
     use. Batches depend on this setting, not on the actual number of ranks."""
+    workers: int = 0
+    """Processes of each rank that prepare batches ahead of the model; 0: one thread. Data stores on GPUs need two or
+    more: graphs are built as they are needed."""
     max_cost: float = 0.0
     """Largest cost of a micro-batch, in the units of `uip.data.sampler` (CHGNet: 4 per atom, 1.1 per directed edge, 1
     per angle). A larger shard is divided and its gradients are accumulated: less memory, little more time. 0: no
@@ -117,6 +120,8 @@ class DataConfig:
             raise ValueError(f"'data.augment' must be true or false, got {self.augment!r}")
         if self.batch_size < 1:
             raise ValueError(f"'data.batch_size' must be at least 1, got {self.batch_size}")
+        if self.workers < 0:
+            raise ValueError(f"'data.workers' must not be negative, got {self.workers}")
         if not 1 <= self.balance_for <= self.batch_size:
             raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
         if self.reference_structures < 1:
@@ -202,6 +207,7 @@ CHANGEABLE = {
     "run.tensorboard",
     "data.cache",
     "data.test",
+    "data.workers",
 }
 """Settings that do not affect the results of a run, and may change when it is resumed."""
 

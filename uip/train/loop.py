@@ -182,7 +182,8 @@ def rank_samples(
 ) -> Iterator[list[Sample]]:
     """This rank's part of each batch, in micro-batches; prepared while the model computes the previous batch."""
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    augment = config.data.augments(state.model.name)
+    augment, workers = config.data.augments(state.model.name), config.data.workers
+    pin = device.type == "cuda"
 
     def augmented(number: int, sample: Sample, epoch: int) -> Sample:
         return rotated(sample, random_rotation(config.run.seed, epoch, number)) if augment else sample
@@ -191,9 +192,15 @@ def rank_samples(
         mine = batch[assign_to_ranks(costs[batch], ranks.size)[ranks.rank]]
         parts = micro_batches(mine, costs, config.data.max_cost)
         samples = [data.batch(part, partial(augmented, epoch=epoch)).to(dtype=real) for part in parts]
-        return [sample.pin() for sample in samples] if device.type == "cuda" else samples
+        return pinned(samples) if pin and not workers else samples  # CUDA must not be used in a forked process
 
-    return prefetch(partial(make, batch, state.epoch) for batch in batches)
+    made = prefetch((partial(make, batch, state.epoch) for batch in batches), workers)
+    return map(pinned, made) if pin and workers else made
+
+
+def pinned(samples: list[Sample]) -> list[Sample]:
+    """Copies in pinned memory."""
+    return [sample.pin() for sample in samples]
 
 
 def finish_epoch(

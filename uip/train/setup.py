@@ -13,9 +13,10 @@ from ase import Atoms
 from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
-from uip.config import existing_file, from_dict
-from uip.data.dataset import Dataset, GraphSettings, open_store
+from uip.config import from_dict
+from uip.data.dataset import Dataset, GraphSettings, SampleStore, open_store
 from uip.data.samples import Sample
+from uip.data.sharded import ShardedStore, existing_source
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import ModelCard
 from uip.models.potential import Potential
@@ -128,7 +129,7 @@ def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
     """Training and validation data."""
     data = config.data
     for path in (*data.train, *data.validation, *data.test):
-        existing_file(path)
+        existing_source(path)
     training, validation = (open_files(config, model, paths) for paths in (data.train, data.validation))
     if not data.validation:
         parts = split_dataset(training, data)
@@ -137,7 +138,7 @@ def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
 
 
 def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> Dataset:
-    """All structures of the files, as graphs of `model`.
+    """All structures of files and data stores, as graphs of `model`.
 
     One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
     wait for its lock, not in a barrier, which would give up after half an hour.
@@ -146,8 +147,14 @@ def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> D
     graph = (model.cutoff, model.bond_cutoff, model.soft, model.elements)
     settings = GraphSettings(*graph, data.stress_scale, data.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
-    with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
-        return Dataset([open_store(path, settings, cache) for path in paths])
+    stores: list[SampleStore] = []
+    for path in paths:
+        if Path(path).is_dir():
+            stores.append(ShardedStore(Path(path), settings))
+            continue
+        with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
+            stores.append(open_store(path, settings, cache))
+    return Dataset(stores)
 
 
 def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:

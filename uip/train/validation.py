@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from uip.checkpoint import parse_dtype
 from uip.data.dataset import Dataset
+from uip.data.prefetch import prefetch
 from uip.data.sampler import VALIDATION_COST, assign_to_ranks, cost_model, micro_batches
 from uip.models.potential import Potential
 from uip.models.readout import evaluate
@@ -22,8 +25,9 @@ def validate(config: TrainConfig, model: Potential, data: Dataset, ranks: Ranks)
     sums = torch.zeros(4, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute and squared errors, labels
     costs = cost_model(model.name)(data)
     mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
-    for part in micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST):
-        sample = data.batch(part).to(device=device, dtype=real)
+    portions = micro_batches(mine, costs, config.data.max_cost or VALIDATION_COST)
+    for joined in prefetch((partial(data.batch, part) for part in portions), config.data.workers):
+        sample = joined.to(device=device, dtype=real)
         outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
         errors = residuals(outputs, sample.targets, sample.graph)
         penalty = penalties(errors, config.loss).detach().double()
