@@ -37,7 +37,7 @@ def test_the_cache_gives_back_what_was_built(tmp_path: Path) -> None:
         for name, value in {**built.graph.tensors(), **vars(built.targets)}.items():
             again = {**data[k].graph.tensors(), **vars(data[k].targets)}[name]
             assert again.dtype == value.dtype
-            torch.testing.assert_close(again, value, rtol=0.0, atol=1e-13, equal_nan=True)
+            torch.testing.assert_close(again, value, rtol=0.0, atol=0.0, equal_nan=True)
     joined = data.batch([2, 0])
     assert torch.equal(joined.graph.angle_index, batch([data[2].graph, data[0].graph]).angle_index)
 

@@ -12,7 +12,7 @@ shifts. Reals are float64, integers int32.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uip.data.samples import Sample, Targets
-from uip.graph.batch import Graph, edge_vectors
+from uip.graph.batch import Graph
+from uip.graph.neighbors import NeighborPairs
+from uip.graph.structure import complete_cell
 from uip.schema import FIELDS
 
 CACHE_VERSION = 4
@@ -119,6 +121,13 @@ class Store:
     def __getitem__(self, k: int) -> Sample:
         graph = {name: self.read(name, k) for name in STORED["graph"]}
         targets = {name: self.read(name, k) for name in STORED["targets"]}
-        inputs = (graph[name] for name in ("positions", "cell", "edge_index", "shifts", "graph_index"))
-        graph["edge_vec"] = edge_vectors(*inputs)  # type: ignore[arg-type]
+        graph["edge_vec"] = stored_edge_vectors(graph)
         return Sample(Graph(**graph), Targets(**targets))  # type: ignore[arg-type]
+
+
+def stored_edge_vectors(graph: Mapping[str, Tensor | None]) -> Tensor:
+    """Edge vectors of a stored graph, (E, 3) A, with the bits that they had when it was built."""
+    names = ("edge_index", "shifts", "reverse_edge", "positions", "cell", "pbc")
+    (centre, neighbor), shifts, reverse, positions, (cell,), (pbc,) = (graph[name].numpy() for name in names)  # type: ignore[union-attr]
+    pairs = NeighborPairs(centre, neighbor, shifts, reverse)
+    return torch.from_numpy(pairs.vectors(positions, complete_cell(cell, pbc)))

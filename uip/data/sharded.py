@@ -16,7 +16,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from uip.data.dataset import GraphSettings, check_elements, make_targets
 from uip.data.labels import LABELS, Labels
 from uip.data.samples import Sample
 from uip.data.sharded_record import ROW, decode, elements_of, label_sizes, record_size
-from uip.graph.batch import edge_vectors
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import Structure
 from uip.schema import Integers
@@ -128,21 +126,16 @@ class ShardedStore:
         structure, labels = self.structure(k)
         settings = self.settings
         graph = build_graph(structure, settings.cutoff, settings.bond_cutoff, settings.soft)
-        # as in the cache, to the last bit
-        inputs = (graph.positions, graph.cell, graph.edge_index, graph.shifts, graph.graph_index)
-        return Sample(replace(graph, edge_vec=edge_vectors(*inputs)), make_targets(structure, labels))
+        return Sample(graph, make_targets(structure, labels))
 
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, with its shape and dtype: a label, or what is known without its graph."""
         structure, labels = self.structure(k)
-        arrays = {
-            "atomic_numbers": structure.atomic_numbers,
-            "positions": structure.positions,
-            "cell": structure.cell[None],
-            "pbc": structure.pbc[None],
-        }
-        known = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        return {**known, **vars(make_targets(structure, labels))}[name]
+        if name in LABELS:
+            label: Tensor = getattr(make_targets(structure, labels), name)
+            return label
+        value = torch.from_numpy(getattr(structure, name))
+        return value[None] if name in ("cell", "pbc") else value
 
     def infos(self) -> Iterator[dict[str, Any]]:
         """Text and numbers of `atoms.info` of each structure, one after the other."""

@@ -117,19 +117,27 @@ def batch(graphs: Sequence[Graph]) -> Graph:
     for name in parts[0]:
         field = FIELDS[name]
         values = [part[name] for part in parts]
-        if field.indexes:
-            offsets = _offsets(count[field.indexes] for count in counts)
-            values = [torch.where(value < 0, value, value + o) for value, o in zip(values, offsets, strict=True)]
         if field.is_padded:
             width = max(value.shape[1] for value in values)
             values = [F.pad(value, (0, width - value.shape[1]), value=-1) for value in values]
         joined[name] = torch.cat(values, dim=field.batch_axis)
+        if field.indexes:
+            offsets = _offsets(count[field.indexes] for count in counts)
+            lengths = [value.shape[field.batch_axis] for value in values]
+            joined[name] = _shifted(joined[name], offsets, lengths, field.batch_axis)
     return Graph(**joined)
 
 
 def _row_counts(tensors: dict[str, Tensor]) -> dict[str, int]:
     """Number of rows of each shape letter in one graph."""
     return {FIELDS[name].letter: value.shape[FIELDS[name].batch_axis] for name, value in tensors.items()}
+
+
+def _shifted(joined: Tensor, offsets: list[int], lengths: list[int], axis: int) -> Tensor:
+    """Joined index tensors, each with its own offset; negative entries are padding and do not change."""
+    shift = torch.repeat_interleave(torch.tensor(offsets), torch.tensor(lengths)).to(joined.device)
+    shape = [-1 if k == axis else 1 for k in range(joined.ndim)]
+    return torch.where(joined < 0, joined, joined + shift.view(shape))
 
 
 def _offsets(counts: Iterable[int]) -> list[int]:

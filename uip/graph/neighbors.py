@@ -102,7 +102,9 @@ class NeighborList:
         vectors = self._pairs.vectors(structure.positions, complete_cell(structure.cell, structure.pbc))
         distances = np.sqrt(np.einsum("ek,ek->e", vectors, vectors))
         near = distances < self.cutoff
-        pairs, vectors, distances = self._pairs.select(near), vectors[near], distances[near]
+        pairs = self._pairs
+        if not near.all():
+            pairs, vectors, distances = pairs.select(near), vectors[near], distances[near]
         _check_distances(pairs, distances)
         return _to_graph(structure, pairs, vectors, self._bonds(pairs, distances, structure.atomic_numbers.size))
 
