@@ -162,6 +162,8 @@ class RunConfig:
     """Stop, with a checkpoint, after this training time; 0: no limit."""
     patience: int = 0
     """Early stopping: end the run after this number of epochs without a lower validation loss; 0: never."""
+    keep_best: int = 0
+    """Number of best epochs whose potentials are kept, as epoch_0012.ckpt, ...; 0: only that of the best, best.ckpt."""
     checkpoint_steps: int = 0
     """Steps between checkpoints; 0: one per epoch."""
     threads: int = 0
@@ -181,6 +183,8 @@ class RunConfig:
             raise ValueError(f"'run.epochs' must be at least 1, got {self.epochs}")
         if self.patience < 0:
             raise ValueError(f"'run.patience' must not be negative, got {self.patience}")
+        if self.keep_best < 0:
+            raise ValueError(f"'run.keep_best' must not be negative, got {self.keep_best}")
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ CHANGEABLE = {
     "run.device",
     "run.hours",
     "run.checkpoint_steps",
+    "run.keep_best",
     "run.threads",
     "run.tensorboard",
     "data.cache",

@@ -8,6 +8,7 @@ All settings with their defaults: `uip/train/config.py`. Files in the run's fold
 
     last.ckpt     complete state of the run, for `--resume`
     best.ckpt     the potential with the lowest validation loss: for `uip eval`, `uip export`, `Calculator`
+    epoch_0012.ckpt, ...         those of the best epochs, with `run.keep_best` (`uip/train/best.py`)
     log.jsonl     losses and errors (`uip/train/metrics.py`); curves.png: the same as a figure
     settings.toml, split.json    what the run was started with (`uip/train/record.py`)
 
@@ -31,6 +32,7 @@ from uip.data.prefetch import prefetch
 from uip.data.sampler import assign_to_ranks, cost_model, epoch_batches, micro_batches
 from uip.data.samples import Sample
 from uip.schema import Floats, Integers
+from uip.train.best import DISK_FULL_ADVICE, save_best
 from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
 from uip.train.metrics import Line, Log
@@ -41,9 +43,6 @@ from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
 from uip.train.step import Plan, gradient_step
 from uip.train.validation import format_errors, validate
-
-DISK_FULL_ADVICE = "free disk space and continue with --resume: earlier checkpoints are intact"
-"""Advice in the message if a checkpoint cannot be written."""
 
 StepCallback = Callable[[int, int, int], None]
 """Called after each step with: steps done, total number of steps, number of structures in the step."""
@@ -206,17 +205,16 @@ def pinned(samples: list[Sample]) -> list[Sample]:
 def finish_epoch(
     config: TrainConfig, state: State, errors: Line, ranks: Ranks, log: Log | None, *, whole: bool
 ) -> None:
-    """Write the log, best.ckpt if the loss is the lowest so far, and last.ckpt. `whole`: the epoch is complete."""
-    folder = Path(config.run.folder)
+    """Write the log, checkpoints of the best epochs, and last.ckpt. `whole`: the epoch is complete."""
     write_log(log, state, errors)
-    if ranks.is_first and errors["loss"] < state.best:
-        with ema_weights(state) as model, explain_write_errors(folder, DISK_FULL_ADVICE):
-            save_checkpoint(model, folder / "best.ckpt")
+    dropped = save_best(config, state, errors["loss"], write=ranks.is_first)
     state.stale = 0 if errors["loss"] < state.best else state.stale + whole
     state.best = min(state.best, errors["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0
     save_last(config, state, ranks)
+    for path in dropped:
+        path.unlink(missing_ok=True)
     if log is not None:
         log.draw()
 

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ class State:
     """Training time, over all resumed parts of the run."""
     lines: int = 0
     """Number of lines in the log."""
+    kept: list[tuple[float, int]] = field(default_factory=list)
+    """Validation loss and number of the best epochs, see `RunConfig.keep_best`."""
 
 
-COUNTERS = ("epoch", "batch", "step", "best", "stale", "typical", "seconds", "lines")
+COUNTERS = ("epoch", "batch", "step", "best", "stale", "typical", "seconds", "lines", "kept")
 
 
 def initial_state(config: TrainConfig, model: Potential) -> State:
