@@ -18,6 +18,8 @@ if not torch.cuda.is_available():
 
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.potential import Potential
+from uip.models.uncertainty import Calibration, CalibrationRecord
 
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 torch.set_num_threads(THREADS)
@@ -56,6 +58,17 @@ def random_allscaip(*, seed: int = 0, **changes: object) -> AllScAIP:
         model.energy_scale.fill_(10.0)
         model.reference_energy.uniform_(-5.0, -1.0)
     return model.requires_grad_(False).eval()
+
+
+RECORD = CalibrationRecord(80, 20, 0.03, 1e-4, 0.5, 1.1, 0.04)
+
+
+def calibrated(model: Potential) -> Potential:
+    """`model` itself, with a random calibration."""
+    size = model.last_layer.in_features
+    torch.manual_seed(1)
+    model.calibration = Calibration(torch.randn(size, size, dtype=torch.float64) / size, RECORD)
+    return model
 
 
 @pytest.fixture(autouse=True)

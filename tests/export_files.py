@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_allscaip, random_chgnet
+from conftest import calibrated, random_allscaip, random_chgnet
 
 from uip.checkpoint import load_model
 from uip.models.potential import Potential
@@ -50,10 +50,12 @@ SLOW = [("allscaip-full", "float64"), ("chgnet-0.3.0", "float64"), ("random", "f
 
 @functools.cache
 def source(name: str) -> Potential:
-    """The model behind a file, float64: "random" is small and knows 30 elements, those of `ALLSCAIP` 20; others are
-    published."""
+    """The model behind a file, float64: "random" is small and knows 30 elements, "calibrated" is the same with
+    uncertainties, those of `ALLSCAIP` know 20 elements; others are published."""
     if name in ALLSCAIP:
         return random_allscaip(**ALLSCAIP[name])
+    if name == "calibrated":
+        return calibrated(random_chgnet())
     return random_chgnet() if name == "random" else load_model(name, dtype="float64")
 
 
@@ -82,7 +84,7 @@ def locked(path: Path) -> Iterator[None]:
 def key_of(model: Potential) -> str:
     """A name for all that decides the files of `model`."""
     total = hashlib.sha256(sources_hash() + f"{model.name} {model.config} {model.card}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         total.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 

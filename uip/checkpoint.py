@@ -3,6 +3,7 @@
 A checkpoint is one torch file of tensors and plain containers:
 
     format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
+    calibration (`uip.models.uncertainty`: projection and record; only of a calibrated model)
     training (training state for `--resume`: optimiser, EMA, counters, config; only in last.ckpt)
 
 Files are replaced atomically.
@@ -25,6 +26,7 @@ from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.card import ModelCard
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.potential import Potential
+from uip.models.uncertainty import Calibration, CalibrationRecord
 from uip.schema import SCHEMA_VERSION
 
 FORMAT = "uip-checkpoint"
@@ -51,6 +53,9 @@ def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str
         "state": model.state_dict(),
         "card": asdict(model.card),
     }
+    if model.calibration is not None:
+        record = asdict(model.calibration.record)
+        content["calibration"] = {"projection": model.calibration.projection, "record": record}
     if training is not None:
         content["training"] = dict(training)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -140,7 +145,19 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error
     model.card = from_dict(ModelCard, content["card"])
+    if "calibration" in content:
+        model.calibration = _calibration(content["calibration"], model.last_layer.in_features, path)
     return model
+
+
+def _calibration(content: dict[str, Any], size: int, path: Path) -> Calibration:
+    projection = content["projection"]
+    if projection.shape != (size, size):
+        raise ValueError(
+            f"the calibration in {path} must have a matrix of {size} x {size}, the features of the last layer, but has "
+            f"{' x '.join(map(str, projection.shape))}; run 'uip calibrate' again"
+        )
+    return Calibration(projection, from_dict(CalibrationRecord, content["record"]))
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:

@@ -5,7 +5,8 @@ Batching (`uip.graph.batch`), the table in docs/conventions.md and `csrc/schema.
 
 Shape letters: N owned atoms, R rows (owned atoms first, then ghosts; N in serial runs), E directed
 edges, S bonds (edges that carry angles or messages: those within the angle cutoff, or those to soft nearest
-neighbours), A angles, B graphs, M nearest neighbours, K largest number of bonds of an atom.
+neighbours), A angles, B graphs, M nearest neighbours, K largest number of bonds of an atom, H features of the last
+layer.
 """
 
 from __future__ import annotations
@@ -89,6 +90,9 @@ OUTPUTS = (
     Field("energy_deviation", ("B",), "real", "eV", "of a committee: standard deviation of the energy"),
     Field("force_deviation", ("N",), "real", "eV/A", "of a committee: square root of the variance of the force"),
     Field("virial_deviation", ("B", "3", "3"), "real", "eV/atom", "of a committee: standard deviation of virial / N"),
+    Field("energy_uncertainty", ("B",), "real", "eV", "of a calibrated model: standard deviation of the energy"),
+    Field("node_uncertainty", ("N",), "real", "eV", "of a calibrated model: standard deviation of an atom's energy"),
+    Field("uncertainty_vectors", ("N", "H"), "real", "eV", "the length of a sum is the uncertainty of its energy"),
 )
 
 FIELDS = {field.name: field for field in INPUTS + OUTPUTS}

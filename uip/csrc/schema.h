@@ -66,5 +66,11 @@ constexpr const char *energy_deviation = "energy_deviation";
 constexpr const char *force_deviation = "force_deviation";
 // [B 3 3] real, eV/atom: of a committee: standard deviation of virial / N
 constexpr const char *virial_deviation = "virial_deviation";
+// [B] real, eV: of a calibrated model: standard deviation of the energy
+constexpr const char *energy_uncertainty = "energy_uncertainty";
+// [N] real, eV: of a calibrated model: standard deviation of an atom's energy
+constexpr const char *node_uncertainty = "node_uncertainty";
+// [N H] real, eV: the length of a sum is the uncertainty of its energy
+constexpr const char *uncertainty_vectors = "uncertainty_vectors";
 
 }  // namespace uip::schema

@@ -99,6 +99,9 @@ class Outputs:
     energy_deviation: Tensor | None = None
     force_deviation: Tensor | None = None
     virial_deviation: Tensor | None = None
+    energy_uncertainty: Tensor | None = None
+    node_uncertainty: Tensor | None = None
+    uncertainty_vectors: Tensor | None = None
 
 
 def batch(graphs: Sequence[Graph]) -> Graph:

@@ -193,6 +193,7 @@ class AllScAIP(Potential):
         super().__init__()
         self.config = config
         self.card = ModelCard()
+        self.calibration = None
         self.soft = SoftNearest(k=config.k, nearest=config.nearest, cutoff=config.cutoff)
         self.register_buffer("reference_energy", torch.zeros(config.num_elements + 1, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.ones(()))
@@ -224,10 +225,14 @@ class AllScAIP(Potential):
         return ("energy", "forces", "stress") if self.conservative else ("energy", "forces")
 
     @property
-    def program_outputs(self) -> tuple[str, ...]:
+    def plain_outputs(self) -> tuple[str, ...]:
         if not self.conservative:
             return ("node_energy", "forces")
         return ("node_energy", "edge_grad") + (("position_grad", "strain_grad") if self.config.radial else ())
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.energy.second
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -266,9 +271,11 @@ class AllScAIP(Potential):
         for block in blocks:
             v, t = block(v, t, geometry, reverse_bond, global_geometry)
         v = last.forward_atoms(v, t, geometry, reverse_bond, global_geometry)
-        node_energy = self.energy(v).squeeze(1) * self.energy_scale
+        features = self.energy.features(v)
+        node_energy = self.last_layer(features).squeeze(1) * self.energy_scale
         node_energy = node_energy.to(torch.float64) + self.reference_energy.index_select(0, species)
-        return Output(node_energy, forces=None if self.force is None else self.force(v) * self.energy_scale)
+        forces = None if self.force is None else self.force(v) * self.energy_scale
+        return Output(node_energy, forces=forces, features=features)
 
     def _inference(self, log_weight: Tensor) -> InferenceOptions | None:
         """Options of the layers; None if weights require gradients or second derivatives are needed."""
@@ -315,7 +322,11 @@ class Readout(nn.Module):
         self.second = nn.Linear(2 * config.channels, size)
 
     def forward(self, v: Tensor) -> Tensor:
-        return self.second(F.gelu(self.first(self.norm(v))))
+        return self.second(self.features(v))
+
+    def features(self, v: Tensor) -> Tensor:
+        """(N, H) to (N, 2 H)."""
+        return F.gelu(self.first(self.norm(v)))
 
 
 def _initialise(module: nn.Module) -> None:

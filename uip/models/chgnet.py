@@ -153,12 +153,13 @@ class CHGNet(Potential):
     name = "chgnet"
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
-    program_outputs = ("node_energy", "edge_grad", "magmoms")
+    plain_outputs = ("node_energy", "edge_grad", "magmoms")
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
         self.config = config
         self.card = ModelCard()
+        self.calibration = None
         channels, layers = config.channels, config.num_layers
         self.register_buffer("reference_energy", torch.zeros(config.num_elements))
         self.atom_embedding = nn.Embedding(config.num_elements, channels)
@@ -215,6 +216,10 @@ class CHGNet(Potential):
         return self.config.bond_cutoff
 
     @property
+    def last_layer(self) -> nn.Linear:
+        return cast(nn.Linear, self.readout[-1])
+
+    @property
     def parallel(self) -> bool:
         # the bias of version 0.2.0 depends on whether the structure has any angle, which one rank cannot know
         return not self.config.output_bias
@@ -269,14 +274,15 @@ class CHGNet(Potential):
             if layer == last:
                 magmoms = self.magmom(v).squeeze(1).abs()
             v = self._run(update, edges, v, rows, edge, weight)
-        node_energy = self.readout(self.readout_norm(v)).squeeze(1)
-        node_energy = node_energy + self.reference_energy.index_select(0, species)
+        features = self.readout[:-1](self.readout_norm(v))
+        node_energy = self.last_layer(features).squeeze(1) + self.reference_energy.index_select(0, species)
         if self.direct is None:
-            return Output(node_energy, magmoms)
+            return Output(node_energy, magmoms, features=features)
         edge = self.direct.edge_part(radial, self.edge_embedding.weight)
         edge = edge.index_add(0, bond_index, self.direct.message.project(e - start, 1))
         rows = ghost_gather(v, atomic_numbers)
-        return Output(node_energy, magmoms, self.direct(v, rows, edge, weight, edges.row, edges.column, edge_vec))
+        edge_grad = self.direct(v, rows, edge, weight, edges.row, edges.column, edge_vec)
+        return Output(node_energy, magmoms, edge_grad, features=features)
 
     def _run(self, update: nn.Module, pairs: Pairs, *arguments: Tensor) -> Tensor:
         """`update(*arguments, pairs)`, with or without storing its intermediates."""

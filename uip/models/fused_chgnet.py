@@ -126,20 +126,21 @@ class FusedCHGNet:
                 magmoms = self.magmom(v).abs()
             total = message(x, scale, centre, message.neighbor(rows), bond, edges)
             v = v + self.atom_outputs[layer](total)
-        node_energy = self._energy(v) + model.reference_energy.index_select(0, species)
+        features = self._features(v)
+        node_energy = self.energy(features) + model.reference_energy.index_select(0, species)
         if self.direct is None or model.direct is None:
-            return Output(node_energy, magmoms)
+            return Output(node_energy, magmoms, features=features)
         neighbor = self.direct.neighbor(ghost_gather(v, atomic_numbers))
         bond = self.direct.bond(e - start if change is None else change)
         each = self.direct(x, scale, self.direct.centre(v), neighbor, bond, edges, summed=False)
         strength = (each * model.direct.output.weight).sum(1) / distance
-        return Output(node_energy, magmoms, strength.unsqueeze(1) * edge_vec)
+        return Output(node_energy, magmoms, strength.unsqueeze(1) * edge_vec, features=features)
 
-    def _energy(self, v: Tensor) -> Tensor:
+    def _features(self, v: Tensor) -> Tensor:
         x = self.model.readout_norm(v)
         for layer in self.readout:
             x = F.silu(layer(x))
-        return self.energy(x)
+        return x
 
 
 def _has_angle(graph_index: Tensor, bond_centre: Tensor, angle_index: Tensor, like: Tensor) -> Tensor:

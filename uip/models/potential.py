@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from uip.models.card import ModelCard
+from uip.models.uncertainty import Calibration
 from uip.ops.soft_rank import SoftNearest
+
+VECTORS = "uncertainty_vectors"
+"""Output of programs of calibrated models."""
 
 
 class Output(NamedTuple):
@@ -24,6 +28,8 @@ class Output(NamedTuple):
     """(E, 3) eV/A, predicted by a direct readout."""
     forces: Tensor | None = None
     """(N, 3) eV/A, predicted by a direct readout without edge gradients."""
+    features: Tensor | None = None
+    """(N, H), inputs of `Potential.last_layer`."""
 
 
 class Evaluable(Protocol):
@@ -84,6 +90,8 @@ class Potential(nn.Module):
     card: ModelCard
     reference_energy: Tensor
     """Energy of each element, eV."""
+    calibration: Calibration | None
+    """For uncertainties of energies; None: not calibrated."""
     soft: SoftNearest | None = None
     """Criterion for an edge to be a bond; None: `bond_cutoff`."""
     recompute: bool = False
@@ -101,8 +109,18 @@ class Potential(nn.Module):
 
     @property
     @abstractmethod
+    def plain_outputs(self) -> tuple[str, ...]:
+        """Output names of an exported program of a model without calibration, as in `uip.schema`."""
+
+    @property
     def program_outputs(self) -> tuple[str, ...]:
         """Output names of an exported program, as in `uip.schema`."""
+        return self.plain_outputs if self.calibration is None else (*self.plain_outputs, VECTORS)
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Linear:
+        """The layer whose output is the energy of an atom, but for a factor and the reference energy."""
 
     @property
     @abstractmethod

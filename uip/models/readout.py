@@ -19,7 +19,7 @@ from torch import Tensor
 
 from uip.graph.batch import Graph, Outputs
 from uip.graph.forces import forces_from_edge_grad, strain_gradient
-from uip.models.potential import Potential
+from uip.models.potential import VECTORS, Output, Potential
 from uip.nn.fused import plain_form
 
 
@@ -35,9 +35,7 @@ def evaluate(model: Potential, graph: Graph, *, forces: bool = True, training: b
     inputs = {name: value for name, value in graph.tensors().items() if name in model.inputs}
     if model.conservative and not forces:
         with torch.set_grad_enabled(training):
-            output = model(**inputs)
-            energy = total_energy(output.node_energy, graph)
-            return Outputs(energy=energy, node_energy=output.node_energy, magmoms=output.magmoms)
+            return assemble_outputs(graph, _by_name(model, model(**inputs)))
     with torch.set_grad_enabled(training or model.conservative):
         outputs = assemble_outputs(graph, run_model(model, inputs, create_graph=training))
     return outputs if training else _detached(outputs)
@@ -55,7 +53,7 @@ def run_model(
     inputs = {name: inputs[name] for name in model.inputs}
     if not model.conservative:
         with torch.set_grad_enabled(create_graph):
-            return model(**inputs)._asdict()
+            return _by_name(model, model(**inputs))
     variables = {"edge_grad": inputs["edge_vec"].detach().requires_grad_()}
     changed = {"edge_vec": variables["edge_grad"]}
     if model.needs_positions:
@@ -68,15 +66,24 @@ def run_model(
         gradients = torch.autograd.grad(
             output.node_energy.sum(), list(variables.values()), create_graph=create_graph, materialize_grads=True
         )
-    results = {**output._asdict(), **dict(zip(variables, gradients, strict=True))}
+    results = {**_by_name(model, output), **dict(zip(variables, gradients, strict=True))}
     return results if create_graph else {name: _detach(value) for name, value in results.items()}
 
 
 def run_energies(model: Potential, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """`run_model` without gradients: energies of atoms and magnetic moments."""
+    """`run_model` without gradients: energies of atoms, their uncertainty vectors, and magnetic moments."""
     with torch.no_grad():
-        output = model(**{name: inputs[name] for name in model.inputs})
-    return {"node_energy": output.node_energy, "magmoms": output.magmoms}
+        results = _by_name(model, model(**{name: inputs[name] for name in model.inputs}))
+    return {name: results.get(name) for name in ("node_energy", "magmoms", VECTORS)}
+
+
+def _by_name(model: Potential, output: Output) -> dict[str, Tensor | None]:
+    """What the model returned, by name of `uip.schema`; features become uncertainty vectors."""
+    results: dict[str, Tensor | None] = output._asdict()
+    features = results.pop("features")
+    if model.calibration is not None:
+        results[VECTORS] = model.calibration(features)
+    return results
 
 
 def _detach(value: Tensor | None) -> Tensor | None:
@@ -94,8 +101,10 @@ def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outp
     assert node_energy is not None
     energy = total_energy(node_energy, graph)
     magmoms, edge_grad = tensors.get("magmoms"), tensors.get("edge_grad")
+    uncertainties = _uncertainties(graph, tensors.get(VECTORS))
     if edge_grad is None:
-        return Outputs(energy=energy, node_energy=node_energy, forces=tensors.get("forces"), magmoms=magmoms)
+        forces = tensors.get("forces")
+        return Outputs(energy=energy, node_energy=node_energy, forces=forces, magmoms=magmoms, **uncertainties)
     forces = forces_from_edge_grad(edge_grad, graph.edge_index, graph.num_atoms)
     edge_graph = graph.graph_index.index_select(0, graph.edge_index[0])
     strain = strain_gradient(graph.edge_vec, edge_grad, edge_graph, graph.num_graphs)
@@ -116,7 +125,20 @@ def assemble_outputs(graph: Graph, tensors: Mapping[str, Tensor | None]) -> Outp
         virial=-strain,
         stress=strain / torch.where(volume > 1e-9, volume, torch.nan),
         magmoms=magmoms,
+        **uncertainties,
     )
+
+
+def _uncertainties(graph: Graph, vectors: Tensor | None) -> dict[str, Tensor]:
+    """Lengths of the uncertainty vectors (N, H) of atoms, and of their sums over structures."""
+    if vectors is None:
+        return {}
+    total = vectors.new_zeros(graph.num_graphs, vectors.shape[1]).index_add(0, graph.graph_index, vectors)
+    return {
+        VECTORS: vectors,
+        "energy_uncertainty": torch.linalg.vector_norm(total, dim=1),
+        "node_uncertainty": torch.linalg.vector_norm(vectors, dim=1),
+    }
 
 
 def _detached(outputs: Outputs) -> Outputs:

@@ -40,8 +40,8 @@ def trace(model: Potential) -> GraphModule:
     def program(*tensors: Tensor) -> tuple[Tensor, ...]:
         inputs = dict(zip(model.inputs, tensors, strict=True))
         results = run_model(model, inputs)
-        present = {name: value.contiguous() for name, value in results.items() if value is not None}
-        return tuple(present[name] for name in model.program_outputs)
+        present = {name: value for name, value in results.items() if value is not None}
+        return tuple(present[name].contiguous() for name in model.program_outputs)
 
     model.pack()
     with use_ops():
