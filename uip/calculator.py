@@ -23,6 +23,7 @@ from uip.inference.committee import Committee, Source, deviations, load_evaluato
 from uip.inference.evaluator import Evaluator, split
 from uip.inference.origin import checksum, joint_checksum
 from uip.inference.stresses import atomic_stresses
+from uip.inference.uncertainty import uncertainties
 from uip.models.potential import Potential
 
 ARGUMENTS = ("model", "device", "dtype", "skin", "trusted", "forces")
@@ -37,7 +38,8 @@ class Calculator(ASECalculator):
 
     Args:
         model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model. A list of
-            them is a committee: results are means, and `results` also has `uip.inference.committee.DEVIATIONS`.
+            them is a committee: results are means, and `results` also has `uip.inference.committee.DEVIATIONS`. Of a
+            calibrated model `results` also has `uip.inference.uncertainty.UNCERTAINTIES`.
         device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or the device of an exported file.
         dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent), or torch's own;
             default float32, or that of a given model or exported file.
@@ -229,7 +231,7 @@ def _results(prediction: Mapping[str, Any]) -> dict[str, Any]:
         "free_energy": energy,
         "energies": prediction["node_energy"],
     }
-    results |= deviations(prediction)
+    results |= deviations(prediction) | uncertainties(prediction)
     if "forces" in prediction:
         results["forces"] = prediction["forces"]
     if "magmoms" in prediction:

@@ -76,7 +76,7 @@ def test_the_largest_deviation_comes_first() -> None:
     found = select(load_committee(MODELS), as_frames(structures), 3)
     expected = deviations_of(structures)
     assert found.chosen[0].frame.number == int(np.argmax(expected))
-    assert found.chosen[0].deviation == pytest.approx(max(expected), rel=1e-9)
+    assert found.chosen[0].score == pytest.approx(max(expected), rel=1e-9)
     assert len({selected.frame.number for selected in found.chosen}) == 3
     assert found.chosen[1].distance >= found.chosen[2].distance > 0.0
 
@@ -88,7 +88,7 @@ def test_a_range_of_deviations_and_failures() -> None:
     structures[-1].positions[1] = structures[-1].positions[0]
     limits = {"smallest": (order[1] + order[2]) / 2, "largest": (order[4] + order[5]) / 2}
     found = select(load_committee(MODELS), as_frames(structures), 9, **limits)
-    assert sorted(selected.deviation for selected in found.chosen) == pytest.approx(order[2:5], rel=1e-9)
+    assert sorted(selected.score for selected in found.chosen) == pytest.approx(order[2:5], rel=1e-9)
     assert found.num_candidates == 3
     (message,) = found.failures
     assert message.startswith("in.xyz, structure 6: atoms must be at least 0.1 A apart")
@@ -98,7 +98,7 @@ def test_one_model_selects_by_structure() -> None:
     structures = [systems.nio(), systems.nio(), systems.si_rattled()]
     found = select(load_evaluator(MODELS[0]), as_frames(structures), 2)
     assert [selected.frame.number for selected in found.chosen] == [0, 2]
-    assert np.isnan(found.chosen[0].deviation)
+    assert np.isnan(found.chosen[0].score)
 
 
 @pytest.fixture
@@ -131,9 +131,9 @@ def test_command(folder: Path) -> None:
         (["-n", "0", *COMMITTEE], "the number of structures must be at least 1, got 0"),
         (
             ["-n", "1", *COMMITTEE, "--min", "2", "--max", "1"],
-            "the smallest deviation must be below the largest, got 2.0",
+            "the smallest score must be below the largest, got 2.0",
         ),
-        (["-n", "1", "--min", "0.1"], "a range of deviations needs a committee, got one model"),
+        (["-n", "1", "--min", "0.1"], "a range of scores needs a committee or a calibrated model, got one"),
         (["-n", "1", *COMMITTEE, "--min", "1e9"], "no structure can be selected; widen the range from --min to --max"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import uip
+from uip.cli.calibrate import calibrate
 from uip.cli.data import FileOrCommand, build, describe
 from uip.cli.doctor import doctor
 from uip.cli.errors import show_tracebacks
@@ -48,6 +49,7 @@ app.command()(predict)
 app.command()(relax)
 app.command()(select)
 app.command("eval")(evaluate)
+app.command()(calibrate)
 app.command()(ipi)
 app.command()(export)
 app.command()(verify)

@@ -127,6 +127,9 @@ def evaluate(
         str | None, typer.Option(help="'formula', 'elements', 'size' or an info key: one table part a group.")
     ] = None,
     plot: Annotated[Path, typer.Option(help="The parity plot (.png, .svg, .pdf).")] = Path("parity.png"),
+    uncertainty_plot: Annotated[
+        Path | None, typer.Option(help="Of a calibrated model: real against predicted errors (.png, .svg, .pdf).")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     trusted: Trusted = None,
@@ -135,14 +138,23 @@ def evaluate(
     stress_key: StressKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot."""
+    """Errors of a model on labelled structures: MAE and RMSE by property and by group, and a parity plot.
+
+    Of a calibrated model (uip calibrate) also how well predicted uncertainties describe the errors of energies.
+    """
     with user_errors():
         from uip.data.labels import LabelKeys, labels_from_atoms
         from uip.inference.evaluator import load_evaluator, predict
         from uip.inference.metrics import compare, error_table, group_of, parity_plot
 
-        check_output(plot, (".png", ".svg", ".pdf"), force=True)
+        for figure in (plot, uncertainty_plot):
+            check_output(figure, (".png", ".svg", ".pdf"), force=True)
         evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
+        if uncertainty_plot is not None and "energy_uncertainty" not in evaluator.properties:
+            raise ValueError(
+                f"`--uncertainty-plot` needs a calibrated model, but '{evaluator.name}' has no uncertainties; run "
+                "'uip calibrate' first, or leave it out"
+            )
         named, structures = checked_structures([data], evaluator)
         frames = [atoms for _, atoms in named]
         keys = LabelKeys(energy_key, forces_key, stress_key)
@@ -150,12 +162,33 @@ def evaluate(
         if not any(labels):
             raise ValueError(f"{data} must carry labels (energy, forces, stress or magmoms), but no structure has any")
         groups = [group_of(atoms, group_by) for atoms in frames]
-        predictions = predict(evaluator, structures)
-        progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
+        progress = track(predict(evaluator, structures), "evaluating", len(frames), console=errors, transient=True)
+        predictions = list(progress)
         pairs = [
             compare(label, prediction, len(atoms))
-            for atoms, label, prediction in zip(frames, labels, progress, strict=True)
+            for atoms, label, prediction in zip(frames, labels, predictions, strict=True)
         ]
         table = error_table(zip(groups, pairs, strict=True))
         parity_plot(pairs, table, plot, f"{evaluator.name} on {data.name}")
-        print_errors(table, f"{evaluator.title} on {data.name}", plot, as_json=as_json)
+        found = _reliability(predictions, labels, uncertainty_plot, f"{evaluator.name} on {data.name}")
+        print_errors(table, f"{evaluator.title} on {data.name}", plot, found, as_json=as_json)
+
+
+def _reliability(predictions: list[Any], labels: list[Any], figure: Path | None, title: str) -> Any:
+    """How well uncertainties describe the errors of energies, drawn to `figure`; None without either."""
+    import numpy as np
+
+    from uip.inference.reliability import reliability, reliability_plot
+
+    rows = [
+        (float(prediction["energy"] - label["energy"]) / atoms, float(prediction["energy_uncertainty"]) / atoms)
+        for prediction, label in zip(predictions, labels, strict=True)
+        if "energy" in label and "energy_uncertainty" in prediction
+        for atoms in [len(prediction["node_energy"])]
+    ]
+    if not rows:
+        return None
+    error, sigma = np.array(rows).T
+    if figure is not None:
+        reliability_plot(error, sigma, figure, title)
+    return reliability(error, sigma)

@@ -22,10 +22,8 @@ def select(
     count: Annotated[int, typer.Option("--count", "-n", help="Number of structures to select.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="An extxyz file of the selected structures.")],
     model: Models = ["chgnet-0.3.0"],  # noqa: B006, typer copies it
-    smallest: Annotated[float, typer.Option("--min", help="Smallest deviation of a force to select, eV/A.")] = 0.0,
-    largest: Annotated[float, typer.Option("--max", help="Largest deviation of a force to select, eV/A.")] = float(
-        "inf"
-    ),
+    smallest: Annotated[float, typer.Option("--min", help="Smallest score to select, eV/A or eV/atom.")] = 0.0,
+    largest: Annotated[float, typer.Option("--max", help="Largest score to select, eV/A or eV/atom.")] = float("inf"),
     device: Device = None,
     dtype: Dtype = None,
     kind: Format = None,
@@ -34,10 +32,11 @@ def select(
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Select the structures worth labelling: a committee deviates most on them, and they differ from each other.
+    """Select the structures worth labelling: models are least certain of them, and they differ from each other.
 
-    Candidates are the structures whose largest deviation of a force lies between --min and --max. Of the 5 n with the
-    largest deviations, n are taken by farthest-point sampling. With one model: of all structures.
+    The score of a structure is the largest deviation of a force in a committee (eV/A), or the uncertainty of the
+    energy of a calibrated model (eV/atom). Candidates have a score between --min and --max. Of the 5 n with the largest
+    scores, n are taken by farthest-point sampling. With one model that is not calibrated: of all structures.
     """
     with user_errors():
         from uip.inference.committee import load_evaluators
@@ -76,6 +75,6 @@ def _row(selected: Any) -> dict[str, Any]:
         "file": selected.frame.file,
         "number": selected.frame.number,
         "formula": selected.frame.atoms.get_chemical_formula(),
-        "max_force_deviation": None if isnan(selected.deviation) else selected.deviation,
+        selected.score_name: None if isnan(selected.score) else selected.score,
         "distance": None if isinf(selected.distance) else selected.distance,
     }

@@ -21,14 +21,15 @@ def with_results(atoms: Any, result: Any) -> Any:
     from ase.stress import full_3x3_to_voigt_6_stress
 
     from uip.inference.committee import deviations
+    from uip.inference.uncertainty import uncertainties
 
     values = {name: result[name] for name in ("forces", "magmoms") if name in result}
     values["energy"] = float(result["energy"])
     if "stress" in result and np.isfinite(result["stress"]).all():
         values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
     copy = atoms.copy()
-    for name, value in deviations(result).items():
-        (copy.arrays if name == "force_deviation" else copy.info)[name] = value
+    for name, value in (deviations(result) | uncertainties(result)).items():
+        (copy.info if isinstance(value, float) else copy.arrays)[name] = value
     copy.calc = SinglePointCalculator(copy, **values)
     return copy
 
@@ -38,6 +39,7 @@ def prediction_row(frame: Any, result: Any) -> dict[str, Any]:
     import numpy as np
 
     from uip.inference.committee import deviations
+    from uip.inference.uncertainty import uncertainties
     from uip.units import EV_PER_A3_TO_GPA
 
     pressure = -np.trace(result["stress"]) / 3 * EV_PER_A3_TO_GPA if "stress" in result else np.nan
@@ -51,7 +53,11 @@ def prediction_row(frame: Any, result: Any) -> dict[str, Any]:
         "max_force": float(np.linalg.norm(result["forces"], axis=1).max()),
         "pressure": None if np.isnan(pressure) else float(pressure),
         "magmom": float(result["magmoms"].sum()) if "magmoms" in result else None,
-        **{name: value for name, value in deviations(result).items() if name != "force_deviation"},
+        **{
+            name: value
+            for name, value in (deviations(result) | uncertainties(result)).items()
+            if isinstance(value, float)
+        },
     }
 
 
@@ -62,8 +68,12 @@ COLUMNS = {
     "pressure": ("P / GPa", ".3f"),
     "magmom": ("sum magmoms / mu_B", ".3f"),
 }
-COMMITTEE_COLUMNS = {"energy_deviation": ("dev E / eV", ".4f"), "max_force_deviation": ("max dev F / eV/A", ".4f")}
-"""Of a committee, after the others."""
+TRUST_COLUMNS = {
+    "energy_deviation": ("dev E / eV", ".4f"),
+    "max_force_deviation": ("max dev F / eV/A", ".4f"),
+    "energy_uncertainty": ("sigma E / eV", ".4f"),
+}
+"""Of a committee, or of a calibrated model, after the others."""
 
 
 def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool = False) -> None:
@@ -72,7 +82,7 @@ def print_predictions(rows: list[dict[str, Any]], title: str, *, as_json: bool =
         json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    columns = COLUMNS | {name: column for name, column in COMMITTEE_COLUMNS.items() if name in rows[0]}
+    columns = COLUMNS | {name: column for name, column in TRUST_COLUMNS.items() if name in rows[0]}
     table = Table(title=title)
     table.add_column("file", overflow="fold")
     table.add_column("formula", overflow="fold")
@@ -112,9 +122,11 @@ def print_selected(rows: list[dict[str, Any]], title: str, *, as_json: bool = Fa
         json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    table = Table("file", "structure", "formula", "max dev F / eV/A", "distance", title=title)
+    score = "energy_uncertainty_per_atom" if "energy_uncertainty_per_atom" in rows[0] else "max_force_deviation"
+    heading = {"energy_uncertainty_per_atom": "sigma E / eV/atom", "max_force_deviation": "max dev F / eV/A"}[score]
+    table = Table("file", "structure", "formula", heading, "distance", title=title)
     for row in rows:
-        numbers = ("" if row[name] is None else f"{row[name]:.4f}" for name in ("max_force_deviation", "distance"))
+        numbers = ("" if row[name] is None else f"{row[name]:.4f}" for name in (score, "distance"))
         table.add_row(Path(row["file"]).name, str(row["number"]), row["formula"], *numbers)
     console.print(table)
 
@@ -152,12 +164,28 @@ def print_description(found: Any, title: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> None:
-    """Errors by property and group, or the same as JSON."""
-    from uip.inference.metrics import ALL, as_json_rows
+def print_reliability(found: Any, title: str, *, as_json: bool = False) -> None:
+    """How predicted uncertainties and real errors of energies agree, or the same as JSON."""
+    from uip.inference.metrics import reliability_row
 
     if as_json:
-        json.dump(as_json_rows(table), sys.stdout, indent=2)
+        json.dump(reliability_row(found), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table("energy uncertainty", "value", "best", title=title)
+    table.add_row("Spearman correlation with |error|", f"{found.spearman:.3f}", "near 1")
+    table.add_row("calibration slope", f"{found.slope:.3f}", "1")
+    table.add_row("miscalibration", f"{found.miscalibration:.3f}", "0")
+    console.print(table)
+
+
+def print_errors(table: list[Any], title: str, plot: Path, found: Any = None, *, as_json: bool) -> None:
+    """Errors by property and group, and the reliability of uncertainties, or the same as JSON."""
+    from uip.inference.metrics import ALL, as_json_rows, reliability_row
+
+    if as_json:
+        rows = [*as_json_rows(table), *([] if found is None else [reliability_row(found)])]
+        json.dump(rows, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     shown = Table("group", "property", "n", "MAE", "RMSE", "offset", "max", "slope", "unit", title=title)
@@ -180,4 +208,6 @@ def print_errors(table: list[Any], title: str, plot: Path, *, as_json: bool) -> 
             "probably have different energy references (corrections, functional, pseudopotentials).",
             soft_wrap=True,
         )
+    if found is not None:
+        print_reliability(found, f"{found.structures} structures")
     console.print(f"parity plot: {plot}", markup=False, highlight=False, soft_wrap=True)

@@ -22,13 +22,16 @@ from torch import Tensor
 from uip.graph.batch import Graph, Outputs
 from uip.graph.neighbors import NeighborList
 from uip.inference.evaluator import Evaluator, load_evaluator
-from uip.models.potential import Potential
+from uip.inference.uncertainty import UNCERTAINTIES
+from uip.models.potential import VECTORS, Potential
 from uip.schema import Floats, Integers
 
 Source = str | Path | Potential
 
 SHARED = ("cutoff", "bond_cutoff", "soft", "precision", "device", "program_outputs")
 """Properties of a potential that decide its graph and its outputs: the same of all members."""
+OF_ONE_MODEL = (VECTORS, "energy_uncertainty", "node_uncertainty")
+"""Outputs of calibrated members that a committee does not have: its own measure is the deviation."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Committee:
     def properties(self) -> tuple[str, ...]:
         """Names in ASE of all outputs but energies."""
         own = self.members[0].properties
-        return (*own, *(name for name in DEVIATIONS if "force" not in name or "forces" in own))
+        deviations = (name for name in DEVIATIONS if "force" not in name or "forces" in own)
+        return (*(name for name in own if name not in UNCERTAINTIES), *deviations)
 
     def __call__(self, graph: Graph) -> Outputs:
         """Means and deviations of all outputs of a batch; raises as `Evaluator`."""
@@ -78,12 +82,17 @@ class Committee:
 def check_shared(first: Evaluator, other: Evaluator) -> None:
     """Raises ValueError for models that cannot share a graph."""
     for name in SHARED:
-        values = getattr(first.potential, name), getattr(other.potential, name)
+        values = _shared(first, name), _shared(other, name)
         if values[0] != values[1]:
             raise ValueError(
                 f"the models of a committee share one graph and must have the same {name}, but it is {values[0]} of "
                 f"'{first.name}' and {values[1]} of '{other.name}'; use models of one architecture"
             )
+
+
+def _shared(member: Evaluator, name: str) -> object:
+    value = getattr(member.potential, name)
+    return value if name != "program_outputs" else tuple(output for output in value if output not in OF_ONE_MODEL)
 
 
 def load_committee(sources: Sequence[Source], **arguments: Any) -> Committee:
@@ -104,9 +113,11 @@ def combined(outputs: Sequence[Outputs], graph: Graph) -> Outputs:
     """Means of the outputs of members, with deviations; of one member, its outputs."""
     if len(outputs) == 1:
         return outputs[0]
-    values = {field.name: [getattr(output, field.name) for output in outputs] for field in fields(Outputs)}
+    names = [field.name for field in fields(Outputs) if field.name not in OF_ONE_MODEL]
+    values = {name: [getattr(output, name) for output in outputs] for name in names}
     stacked = {name: torch.stack(each) for name, each in values.items() if each[0] is not None}
-    mean = replace(outputs[0], **{name: each.mean(0) for name, each in stacked.items()})
+    none: dict[str, Any] = dict.fromkeys(OF_ONE_MODEL)
+    mean = replace(outputs[0], **none, **{name: each.mean(0) for name, each in stacked.items()})
     deviations = {"energy_deviation": stacked["energy"].std(0, correction=0)}
     if "forces" in stacked:
         deviations["force_deviation"] = stacked["forces"].var(0, correction=0).sum(-1).sqrt()

@@ -23,7 +23,8 @@ from uip.graph.batch import Graph, Outputs, batch
 from uip.graph.neighbors import NeighborList
 from uip.graph.structure import Structure
 from uip.inference.fork import survive_fork
-from uip.models.potential import Evaluable, Potential
+from uip.inference.uncertainty import UNCERTAINTIES
+from uip.models.potential import VECTORS, Evaluable, Potential
 from uip.models.readout import assemble_outputs, run_energies, run_model
 from uip.program.reader import Program, load_program
 from uip.schema import FIELDS
@@ -68,10 +69,11 @@ class Evaluator:
         """Names in ASE of all outputs but energies."""
         outputs = self.potential.program_outputs
         magmoms = ("magmoms", "magmom") if "magmoms" in outputs else ()
+        others = (*magmoms, *(UNCERTAINTIES if VECTORS in outputs else ()))
         if not self.forces:
-            return magmoms
+            return others
         stress = ("stress", "stresses") if "edge_grad" in outputs else ()
-        return ("forces", *stress, *magmoms)
+        return ("forces", *stress, *others)
 
     def __call__(self, graph: Graph) -> Outputs:
         """Energy, forces, virial, stress and magmoms of a batch.
@@ -176,22 +178,25 @@ def _from_program(program: Program, device: str | None, dtype: str | None) -> Ev
 
 Prediction = dict[str, NDArray[np.float64]]
 """energy (), forces (N, 3), stress (3, 3) (NaN without three cell vectors), magmoms (N,), node_energy (N,); of a
-committee energy_deviation (), force_deviation (N,), virial_deviation (3, 3)."""
+committee energy_deviation (), force_deviation (N,), virial_deviation (3, 3); of a calibrated model
+energy_uncertainty (), node_uncertainty (N,)."""
 
 PREDICTED = (
     *("energy", "forces", "stress", "magmoms", "node_energy"),
     *("energy_deviation", "force_deviation", "virial_deviation"),
+    *("energy_uncertainty", "node_uncertainty"),
 )
 """Names of `uip.schema` in a `Prediction`."""
 
 
 def predict(evaluator: Evaluator, structures: Iterable[Structure], *, max_cost: int = MAX_COST) -> Iterator[Prediction]:
     """Predictions of structures, in their order; units as in `uip.schema`."""
-    for graphs in _batches(evaluator, structures, max_cost):
+    for graphs in batches(evaluator, structures, max_cost):
         yield from split(evaluator(batch(graphs)), [graph.num_atoms for graph in graphs])
 
 
-def _batches(evaluator: Evaluator, structures: Iterable[Structure], max_cost: int) -> Iterator[list[Graph]]:
+def batches(evaluator: Evaluator, structures: Iterable[Structure], max_cost: int) -> Iterator[list[Graph]]:
+    """Graphs of structures, in their order, in groups of at most `max_cost`; raises ValueError for unknown elements."""
     waiting: list[Graph] = []
     total = 0
     neighbors = evaluator.neighbor_list()

@@ -11,6 +11,7 @@ import numpy as np
 
 from uip.data.labels import Labels
 from uip.inference.evaluator import Prediction
+from uip.inference.reliability import Reliability
 from uip.schema import Floats
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -148,6 +149,14 @@ def as_json_rows(table: list[Errors]) -> list[dict[str, object]]:
         {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(row).items()}
         for row in table
     ]
+
+
+def reliability_row(found: Reliability) -> dict[str, object]:
+    """As plain values; NaN becomes None."""
+    values = {
+        key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(found).items()
+    }
+    return {"group": ALL, "property": "energy_uncertainty", **values}
 
 
 def parity_plot(pairs: Sequence[Mapping[str, Pairs]], table: list[Errors], path: Path, title: str) -> None:

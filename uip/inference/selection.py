@@ -1,4 +1,4 @@
-"""Which structures to label next: those on which a committee deviates most, and among them those that differ most.
+"""Which structures to label next: those of which models are least certain, and among them those that differ most.
 
 Structures are compared by fingerprints: for each pair of elements, the mean over the atoms of the number of neighbours
 at distance r, in smooth bins, times the weight (1 - (r / cutoff)^2)^2. Farthest-point sampling (Gonzalez, Theoretical
@@ -17,14 +17,15 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import find_pairs
 from uip.graph.structure import complete_cell
 from uip.inference.committee import Committee, deviations
-from uip.inference.evaluator import Evaluator
+from uip.inference.evaluator import Evaluator, Prediction
 from uip.inference.stream import Failure, Frame, predict_stream
 from uip.schema import Floats
 
+COMMITTEE_SCORE, MODEL_SCORE = "max_force_deviation", "energy_uncertainty_per_atom"
 CUTOFF, BINS = 6.0, 24
 """A; number of bins up to it."""
 POOL = 5
-"""Candidates for each structure that is wanted: those with the largest deviations."""
+"""Candidates for each structure that is wanted: those with the largest scores."""
 
 Fingerprint = dict[tuple[int, int], Floats]
 """For each ordered pair of atomic numbers, (BINS,)."""
@@ -35,8 +36,11 @@ class Selected:
     """A structure that was chosen."""
 
     frame: Frame
-    deviation: float
-    """Largest deviation of a force, eV/A; NaN without a committee."""
+    score: float
+    """Largest deviation of a force in a committee, eV/A, or uncertainty of the energy of a calibrated model, eV/atom;
+    NaN of another model."""
+    score_name: str
+    """ "max_force_deviation" or "energy_uncertainty_per_atom"."""
     distance: float
     """Of its fingerprint from the closest one chosen before; infinite for the first."""
 
@@ -48,7 +52,7 @@ class Selection:
     chosen: list[Selected]
     failures: list[str]
     num_candidates: int
-    """Structures within the range of deviations."""
+    """Structures within the range of scores."""
 
 
 def select(
@@ -62,38 +66,56 @@ def select(
     """Choose `count` of `frames`, or all candidates if there are fewer.
 
     Args:
-        evaluator: a committee; with one model alone structures are chosen by their fingerprints, whatever the model.
-        smallest, largest: eV/A; candidates have a largest deviation of a force in this range. Structures above it are
-            often unphysical, those below it known.
+        evaluator: a committee or a calibrated model; with another model structures are chosen by their fingerprints,
+            whatever the model.
+        smallest, largest: candidates have a score (`Selected.score`) in this range. Structures above it are often
+            unphysical, those below it known.
 
     Raises:
-        ValueError: `count` below 1, an empty range, or a range without a committee.
+        ValueError: `count` below 1, an empty range, or a range without scores.
     """
-    _check(evaluator, count, smallest, largest)
+    name = _score_name(evaluator)
+    _check(name, count, smallest, largest)
     candidates: list[tuple[Frame, float]] = []
     failures = []
     for frame, result in predict_stream(evaluator, frames):
         if isinstance(result, Failure):
             failures.append(f"{frame.file}, structure {frame.number}: {result.message}")
             continue
-        deviation = float(np.asarray(deviations(result).get("max_force_deviation", np.nan)))
-        if not deviation < smallest and not deviation > largest:
-            candidates.append((frame, deviation))
+        score = _score(name, result)
+        if not score < smallest and not score > largest:
+            candidates.append((frame, score))
     candidates.sort(key=lambda candidate: -candidate[1])  # stable: of equal ones the first read
-    is_committee = len(evaluator.members) > 1
-    pool = candidates[: POOL * count] if is_committee else candidates
+    pool = candidates[: POOL * count] if name else candidates
     features = matrix([fingerprint(frame.atoms) for frame, _ in pool])
-    chosen = [Selected(*pool[k], distance) for k, distance in farthest_points(features, count)]
+    shown = name or COMMITTEE_SCORE
+    chosen = [Selected(*pool[k], shown, distance) for k, distance in farthest_points(features, count)]
     return Selection(chosen, failures, len(candidates))
 
 
-def _check(evaluator: Evaluator | Committee, count: int, smallest: float, largest: float) -> None:
+def _score_name(evaluator: Evaluator | Committee) -> str | None:
+    """What structures are ranked by; None: by nothing."""
+    if len(evaluator.members) > 1:
+        return COMMITTEE_SCORE
+    return MODEL_SCORE if "energy_uncertainty" in evaluator.properties else None
+
+
+def _score(name: str | None, result: Prediction) -> float:
+    if name == MODEL_SCORE:
+        return float(result["energy_uncertainty"]) / len(result["node_energy"])
+    return float(np.asarray(deviations(result).get("max_force_deviation", np.nan)))
+
+
+def _check(score: str | None, count: int, smallest: float, largest: float) -> None:
     if count < 1:
         raise ValueError(f"the number of structures must be at least 1, got {count}")
     if not smallest < largest:
-        raise ValueError(f"the smallest deviation must be below the largest, got {smallest} and {largest}")
-    if len(evaluator.members) == 1 and (smallest > 0.0 or largest < np.inf):
-        raise ValueError("a range of deviations needs a committee, got one model; name more with -m, or leave it out")
+        raise ValueError(f"the smallest score must be below the largest, got {smallest} and {largest}")
+    if score is None and (smallest > 0.0 or largest < np.inf):
+        raise ValueError(
+            "a range of scores needs a committee or a calibrated model, got one model without uncertainties; name more "
+            "with -m, run 'uip calibrate', or leave it out"
+        )
 
 
 def fingerprint(atoms: ase.Atoms) -> Fingerprint:
