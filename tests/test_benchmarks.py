@@ -22,9 +22,9 @@ SUITE = ROOT / "benchmarks" / "chgnet_suite"
 ONE_RUN = pytest.mark.xdist_group("chgnet_suite")
 
 
-def module(name: str) -> ModuleType:
-    """A file of the suite, whose folder stays out of `sys.path`."""
-    spec = importlib.util.spec_from_file_location(f"chgnet_suite_{name}", SUITE / f"{name}.py")
+def module(name: str, folder: Path = SUITE) -> ModuleType:
+    """A file of a benchmark, whose folder stays out of `sys.path`."""
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
@@ -34,6 +34,7 @@ def module(name: str) -> ModuleType:
 
 
 document = module("document")
+gpu_page = module("gpu_page", ROOT / "benchmarks" / "gpu")
 
 
 def test_the_page_is_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,3 +136,18 @@ def test_engine_overhead() -> None:
     step, new_list, lammps = map(float, numbers[1:])
     assert step > 0
     assert new_list + lammps > 0
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    """Every section, with tiny systems; numbers of ops and models are right."""
+    command = [sys.executable, ROOT / "benchmarks" / "gpu", "--dry-run", "--output", tmp_path / "gpu.json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert {row["section"] for row in results["rows"]} == {"ops", "models", "times", "ase", "train", "lammps"}
+    assert sum(row.get("right", False) for row in results["rows"]) == 9
+    assert not results["left_out"]
+    page = gpu_page.page((ROOT / "docs" / "benchmarks.md").read_text(), results)
+    assert "| lammps | chgnet, Si 64 |" in page
+    assert gpu_page.page(page, results) == page
