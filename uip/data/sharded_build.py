@@ -176,7 +176,7 @@ def write_shard(path: Path, items: Iterable[tuple[str, ase.Atoms, Structure, Lab
             raise ValueError(f"{where}: {error}") from error
         record = encode(structure, labels)
         sizes = (structure.atomic_numbers.size, *counts)
-        rows.append((0, start, zlib.crc32(record), *sizes, label_bits(labels), elements))
+        rows.append((0, start, len(record), zlib.crc32(record), *sizes, label_bits(labels), elements))
         records.append(record)
         lines.append(json.dumps(plain(atoms.info)) + "\n")
         start += len(record)

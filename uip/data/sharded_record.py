@@ -1,7 +1,7 @@
 """One structure with its labels as bytes, and its row in the index of a data store (`uip.data.sharded`).
 
 A record, little-endian: float64 cell (3, 3), positions (N, 3), and the labels that are known, in the order of `LABELS`;
-int32 charge, spin; uint8 pbc (3,), atomic_numbers (N,). Its size follows from N and the known labels.
+int32 charge, spin; uint8 pbc (3,), atomic_numbers (N,).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ ROW = np.dtype(
     [
         ("shard", "<u4"),
         ("start", "<u8"),
+        ("size", "<u4"),
         ("checksum", "<u4"),
         ("atoms", "<u4"),
         ("edges", "<u4"),
@@ -25,7 +26,7 @@ ROW = np.dtype(
         ("elements", "<u8", (2,)),
     ]
 )
-"""Place and CRC-32 of a record; numbers of atoms, directed edges and angles; bits of known labels and of elements."""
+"""Place, bytes and CRC-32 of a record; numbers of atoms, directed edges, angles; bits of known labels and elements."""
 
 LARGEST_ELEMENT = 118
 
@@ -62,12 +63,6 @@ def elements_of(words: NDArray[np.uint64]) -> list[int]:
     return [z for z in range(128) if int(words[z // 64]) >> z % 64 & 1]
 
 
-def record_size(num_atoms: int, bits: int) -> int:
-    """Bytes of a record."""
-    sizes = label_sizes(num_atoms)
-    return 8 * (9 + 3 * num_atoms + sum(sizes[name] for name in known_labels(bits))) + 8 + 3 + num_atoms
-
-
 def encode(structure: Structure, labels: Labels) -> bytes:
     """The record of a structure with checked labels."""
     reals = [structure.cell, structure.positions, *(labels[name] for name in known_labels(label_bits(labels)))]
@@ -79,16 +74,16 @@ def encode(structure: Structure, labels: Labels) -> bytes:
 
 def decode(record: bytearray, num_atoms: int, bits: int) -> tuple[Structure, Labels]:
     """The structure and its labels; arrays of floats share the memory of `record`."""
-    count = (record_size(num_atoms, bits) - 11 - num_atoms) // 8
+    count = (len(record) - 8 - 3 - num_atoms) // 8
     reals = np.frombuffer(record, "<f8", count)
     charge, spin = np.frombuffer(record, "<i4", 2, 8 * count).tolist()
     rest = np.frombuffer(record, np.uint8, offset=8 * count + 8)
     at, labels = 9 + 3 * num_atoms, {}
+    sizes = label_sizes(num_atoms)
     shapes = {"energy": (), "forces": (num_atoms, 3), "stress": (3, 3), "magmoms": (num_atoms,)}
     for name in known_labels(bits):
-        size = label_sizes(num_atoms)[name]
-        labels[name] = reals[at : at + size].reshape(shapes[name])
-        at += size
+        labels[name] = reals[at : at + sizes[name]].reshape(shapes[name])
+        at += sizes[name]
     structure = Structure(
         atomic_numbers=rest[3:].astype(np.int64),
         positions=reals[9 : 9 + 3 * num_atoms].reshape(num_atoms, 3),
