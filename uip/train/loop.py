@@ -209,6 +209,8 @@ def finish_epoch(
     write_log(log, state, errors)
     dropped = save_best(config, state, errors["loss"], write=ranks.is_first)
     state.stale = 0 if errors["loss"] < state.best else state.stale + whole
+    if whole and state.stale and state.stale % config.optim.plateau_epochs == 0:
+        state.reductions += 1
     state.best = min(state.best, errors["loss"])
     if whole:
         state.epoch, state.batch = state.epoch + 1, 0

@@ -1,7 +1,11 @@
-"""Optimiser (AdamW), learning-rate schedule (warm-up, cosine), and exponential moving average (EMA) of weights.
+"""Optimiser (AdamW), learning-rate schedule, and exponential moving average (EMA) of weights.
 
 rate(step) = learning_rate * (step + 1) / warmup_steps                             during warm-up
-           = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards
+           = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards, "cosine"
+           = learning_rate                                                         "constant"
+           = learning_rate * max(plateau_factor^reductions, final)                 "plateau"
+
+The rate is reduced each time the validation loss has not been lower for `plateau_epochs` epochs.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "plateau")
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,13 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: str = "cosine"
-    """Schedule after warm-up: "cosine" or "constant"."""
+    """Schedule after warm-up: "cosine", "constant", or "plateau": reduced when the validation loss stays high."""
     final_fraction: float = 0.005
-    """Learning rate at the end of the cosine schedule, relative to its maximum."""
+    """Learning rate at the end of the cosine schedule, and smallest one of "plateau", relative to its maximum."""
+    plateau_epochs: int = 10
+    """"plateau": epochs without a lower validation loss, after which the learning rate is reduced."""
+    plateau_factor: float = 0.5
+    """"plateau": factor of each reduction."""
     clip: float = 0.0
     """Largest gradient norm (gradient clipping); 0: no limit."""
     ema: float = 0.0
@@ -43,17 +51,23 @@ class OptimConfig:
             raise ValueError(f"'optim.learning_rate' must be positive, got {self.learning_rate}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"'optim.schedule' must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.plateau_epochs < 1:
+            raise ValueError(f"'optim.plateau_epochs' must be at least 1, got {self.plateau_epochs}")
+        if not 0.0 < self.plateau_factor < 1.0:
+            raise ValueError(f"'optim.plateau_factor' must lie between 0 and 1, got {self.plateau_factor}")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"'optim.ema' must lie in [0, 1[, got {self.ema}")
 
 
-def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: int) -> float:
-    """Learning rate of step `step` = 0 .. num_steps - 1."""
+def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: int, reductions: int = 0) -> float:
+    """Learning rate of step `step` = 0 .. num_steps - 1, after `reductions` of the schedule "plateau"."""
     rate = config.learning_rate * (batch_size / config.reference_batch if config.reference_batch else 1.0)
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return rate
+    if config.schedule == "plateau":
+        return rate * max(config.plateau_factor**reductions, config.final_fraction)
     progress = min((step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1), 1.0)
     return rate * (config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
 

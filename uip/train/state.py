@@ -36,6 +36,8 @@ class State:
     """Lowest validation loss so far."""
     stale: int = 0
     """Number of epochs since the validation loss was lowest."""
+    reductions: int = 0
+    """Number of reductions of the learning rate by the schedule "plateau"."""
     typical: float = 0.0
     """Recent average of the training loss."""
     seconds: float = 0.0
@@ -46,7 +48,7 @@ class State:
     """Validation loss and number of the best epochs, see `RunConfig.keep_best`."""
 
 
-COUNTERS = ("epoch", "batch", "step", "best", "stale", "typical", "seconds", "lines", "kept")
+COUNTERS = ("epoch", "batch", "step", "best", "stale", "reductions", "typical", "seconds", "lines", "kept")
 
 
 def initial_state(config: TrainConfig, model: Potential) -> State:

@@ -52,7 +52,7 @@ def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan
     # a GPU works ahead up to here, where its numbers are waited for
     value, *sums, size = torch.cat([ranks.sum(summary), norm.double().view(1)]).tolist()
     check_divergence(config, state, value, size, samples, ranks)
-    rate = learning_rate(config.optim, state.step, plan.num_steps, config.data.batch_size)
+    rate = learning_rate(config.optim, state.step, plan.num_steps, config.data.batch_size, state.reductions)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
