@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -47,11 +48,19 @@ def test_items_come_in_order_and_ahead() -> None:
     assert list(prefetch([])) == []
 
 
-def test_an_error_comes_where_its_item_would_have() -> None:
+def test_items_of_processes_come_in_order() -> None:
+    items = list(prefetch([lambda number=number: (number, os.getpid()) for number in range(9)], workers=2))
+    assert [number for number, _ in items] == list(range(9))
+    assert len({process for _, process in items} - {os.getpid()}) == 2
+    assert list(prefetch([], workers=2)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_comes_where_its_item_would_have(workers: int) -> None:
     def fail() -> int:
         raise ValueError("structure 7 is gone")
 
-    items = prefetch([lambda: 1, fail, lambda: 3])
+    items = prefetch([lambda: 1, fail, lambda: 3], workers)
     assert next(items) == 1
     with pytest.raises(ValueError, match="structure 7 is gone"):
         next(items)

@@ -217,6 +217,10 @@ def newer(content: bytes) -> bytes:
             r"00001\.bin must have \d+ bytes, but has \d+",
         ),
         (lambda folder: next(folder.glob("*-00003.bin")).unlink(), SETTINGS, r"must have \d+ bytes, but has 0; copy"),
+        (damaged("*-00000.jsonl", lambda data: data[:-3]), SETTINGS, r"00000\.jsonl must have \d+ bytes, but has \d+"),
+        (damaged("rows.npy", lambda data: data[:-9]), SETTINGS, r"rows\.npy is damaged: mmap length is greater than"),
+        (lambda folder: (folder / "rows.npy").unlink(), SETTINGS, r"rows\.npy is damaged: .*No such file.*; copy the"),
+        (damaged("store.json", lambda data: data[:50]), SETTINGS, r"store\.json is damaged: .*; copy the store again"),
         (damaged("rows.npy", lambda data: data[:-1] + b"x"), SETTINGS, r"rows\.npy is damaged: its checksum differs"),
         (
             damaged("store.json", newer),

@@ -57,8 +57,8 @@ class ShardedStore:
     def __init__(self, folder: Path, settings: GraphSettings) -> None:
         self.folder, self.settings = folder, settings
         self.content = read_content(folder)
-        self.rows: NDArray[Any] = np.load(folder / "rows.npy", mmap_mode="r")
-        self._check_files()
+        self.rows = read_rows(folder, self.content)
+        self._check_sizes()
         self._check_keys()
         self._check_elements()
         self.counts = self._counts()
@@ -67,14 +67,13 @@ class ShardedStore:
     def _path(self, shard: int, suffix: str) -> Path:
         return self.folder / f"{self.content['shards'][shard]['name']}.{suffix}"
 
-    def _check_files(self) -> None:
-        if self.rows.dtype != ROW or digest(self.rows) != self.content["digest"]:
-            raise ValueError(f"{self.folder / 'rows.npy'} is damaged: its checksum differs; {ADVICE}")
+    def _check_sizes(self) -> None:
         for k, shard in enumerate(self.content["shards"]):
-            path = self._path(k, "bin")
-            size = path.stat().st_size if path.exists() else 0
-            if size != shard["bytes"]:
-                raise ValueError(f"{path} must have {shard['bytes']} bytes, but has {size}; {ADVICE}")
+            for suffix, expected in shard["bytes"].items():
+                path = self._path(k, suffix)
+                size = path.stat().st_size if path.exists() else 0
+                if size != expected:
+                    raise ValueError(f"{path} must have {expected} bytes, but has {size}; {ADVICE}")
 
     def _check_keys(self) -> None:
         for label, key in vars(self.settings.keys).items():
@@ -191,13 +190,28 @@ def read_content(folder: Path) -> dict[str, Any]:
             f"{folder} must be a file or a data store, but is a folder without store.json; 'uip data build' writes a "
             "store, and finishes one whose build was interrupted"
         )
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; {ADVICE}") from error
     if content.get("version") != VERSION:
         raise ValueError(
             f"{folder} must be a data store of version {VERSION}, but has version {content.get('version')}; build it "
             "again with 'uip data build', or take the version of uip that wrote it"
         )
     return content
+
+
+def read_rows(folder: Path, content: dict[str, Any]) -> NDArray[Any]:
+    """The index of a data store, through a memory map; ValueError if it is damaged."""
+    path = folder / "rows.npy"
+    try:
+        rows: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {ADVICE}") from error
+    if rows.dtype != ROW or digest(rows) != content["digest"]:
+        raise ValueError(f"{path} is damaged: its checksum differs; {ADVICE}")
+    return rows
 
 
 def digest(rows: NDArray[Any]) -> str:

@@ -201,7 +201,7 @@ def finish(folder: Path, keys: list[str], shards: list[str], files: list[Path], 
         "bond_cutoff": settings.bond_cutoff,
         "groups": keys,
         "sources": [str(path) for path in files],
-        "shards": [{"name": name, "bytes": (folder / f"{name}.bin").stat().st_size} for name in shards],
+        "shards": [{"name": name, "bytes": sizes_of(folder / name)} for name in shards],
     }
     write_file(folder / "store.json", json.dumps(content, indent=1).encode())
     kept = {"lock", "rows.npy", "store.json", *(f"{name}.{kind}" for name in shards for kind in ("bin", "jsonl"))}
@@ -209,6 +209,11 @@ def finish(folder: Path, keys: list[str], shards: list[str], files: list[Path], 
         if path.name not in kept:
             path.unlink()
     return len(rows)
+
+
+def sizes_of(shard: Path) -> dict[str, int]:
+    """Bytes of the files of a shard."""
+    return {suffix: shard.with_suffix(f".{suffix}").stat().st_size for suffix in ("bin", "jsonl")}
 
 
 def write_file(path: Path, content: bytes | NDArray[Any]) -> None:
