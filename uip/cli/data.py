@@ -67,7 +67,7 @@ def build(
 
     Structures and labels are checked as in training.
     """
-    with user_errors(), Progress(console=errors, transient=True) as bar:
+    with user_errors(), Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         from uip.data.labels import LabelKeys
         from uip.data.sharded_build import BuildSettings, build_sharded
 
