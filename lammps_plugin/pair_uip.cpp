@@ -235,16 +235,18 @@ void *PairUIP::extract_peratom(const char *name, int &num_columns) {
   const bool is_magmoms =
       model_ && strcmp(name, schema::magmoms) == 0 && has(model_->metadata().outputs, schema::magmoms);
   const bool is_deviation = !others_.empty() && strcmp(name, "deviation") == 0;
-  if (!is_magmoms && !is_deviation) return nullptr;
+  const bool is_uncertainty = has_uncertainty() && strcmp(name, "uncertainty") == 0;
+  if (!is_magmoms && !is_deviation && !is_uncertainty) return nullptr;
   num_columns = 0;
-  auto &values = is_magmoms ? magmoms_ : deviation_;
+  auto &values = is_magmoms ? magmoms_ : is_deviation ? deviation_ : uncertainty_;
   if (values.size() < static_cast<size_t>(atom->nmax)) values.resize(atom->nmax, 0.0);
   return values.data();
 }
 
 double PairUIP::memory_usage() {
-  const auto own = static_cast<double>(origins_.capacity() * sizeof(Origin) +
-                                       (magmoms_.capacity() + deviation_.capacity()) * sizeof(double));
+  const auto own =
+      static_cast<double>(origins_.capacity() * sizeof(Origin) +
+                          sizeof(double) * (magmoms_.capacity() + deviation_.capacity() + uncertainty_.capacity()));
   return Pair::memory_usage() + own + (graph_ ? graph_->memory_usage() : 0.0);
 }
 

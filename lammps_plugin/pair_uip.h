@@ -35,7 +35,8 @@ class PairUIP final : public LAMMPS_NS::Pair {
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
 
-  /// "magmoms": mu_B per atom, 0 for atoms that are not in the graph. "deviation": of the forces of a committee.
+  /// Of atoms; 0 for those that are not in the graph. "magmoms": mu_B. "deviation": of the forces of a committee.
+  /// "uncertainty": of the energies of a calibrated model.
   void *extract_peratom(const char *name, int &num_columns) override;
   int pack_forward_comm(int n, int *list, double *buffer, int pbc_flag, int *pbc) override;
   void unpack_forward_comm(int n, int first, double *buffer) override;
@@ -63,6 +64,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
     MAX_VIRIAL_DEVIATION,
     MIN_VIRIAL_DEVIATION,
     MEAN_VIRIAL_DEVIATION,
+    ENERGY_UNCERTAINTY,
     NUM_EXTRA
   };
 
@@ -153,6 +155,10 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void write_deviation(const Deviation &deviation);
   void warn_of_extrapolation(const Deviation &deviation);
 
+  bool has_uncertainty() const;
+  void keep_uncertainty(const Tensors &outputs);
+  void forget_uncertainty();
+
   /// Calls `work`; an exception on this rank aborts the run (error->one).
   template <typename Work>
   auto abort_on_error(Work work);
@@ -175,7 +181,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   bool plan_is_ready_ = false, warned_of_heat_flux_ = false, warned_of_overlap_ = false;
   double energy_unit_ = 1.0;     // 1 eV in LAMMPS' unit
   std::vector<Origin> origins_;  // of all atoms, while a plan is made
-  std::vector<double> magmoms_, deviation_;
+  std::vector<double> magmoms_, deviation_, uncertainty_;
   std::unique_ptr<DeviationFile> deviation_file_;  // of rank 0
   bool is_restart_ = false;                        // settings come from a restart file
   int64_t next_warning_ = 0;                       // step before which extrapolation is not warned of again

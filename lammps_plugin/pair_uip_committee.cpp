@@ -9,6 +9,7 @@
 #include <lammps/update.h>
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "pair_uip.h"
@@ -73,7 +74,7 @@ void PairUIP::keep_deviation(const std::vector<Tensors> &outputs) {
 void PairUIP::write_deviation(const Deviation &deviation) {
   const auto &force = deviation.force, &virial = deviation.virial;
   const double values[] = {force.max, force.min, force.mean, deviation.energy, virial.max, virial.min, virial.mean};
-  for (int k = 0; k < NUM_EXTRA - MAX_FORCE_DEVIATION; ++k) pvector[MAX_FORCE_DEVIATION + k] = energy_unit_ * values[k];
+  for (size_t k = 0; k < std::size(values); ++k) pvector[MAX_FORCE_DEVIATION + k] = energy_unit_ * values[k];
   const auto &name = settings_.committee.file;
   if (name.empty()) return;
   if (!deviation_file_) deviation_file_ = std::make_unique<DeviationFile>(name, is_restart_);

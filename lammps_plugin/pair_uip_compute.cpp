@@ -108,6 +108,7 @@ void PairUIP::compute(int eflag, int vflag) {
   if (overlap) {
     warn_of_overlap();
     for (auto *values : {&magmoms_, &deviation_}) std::fill(values->begin(), values->end(), 0.0);
+    forget_uncertainty();
     abort_on_error([&] { store(graph_->repulsion()); });
   } else {
     const auto inputs = abort_on_error([&] { return graph_->inputs(box, settings_.charge_and_spin); });
@@ -115,6 +116,7 @@ void PairUIP::compute(int eflag, int vflag) {
     abort_on_error([&] {
       store(settings_.committee.forces == "first" ? outputs[0] : mean_of(outputs));
       keep_deviation(outputs);
+      keep_uncertainty(outputs[0]);
     });
   }
   pvector[BYTES_SENT] = static_cast<double>(ranks_.bytes_sent() - bytes_before);

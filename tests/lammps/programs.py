@@ -206,6 +206,28 @@ class Decaying(nn.Module):
         return node_energy, (-energy / self.length / r).unsqueeze(1) * edge_vec, node_energy
 
 
+class Uncertain(nn.Module):
+    """A potential of edges, exp(-r), with uncertainty vectors of atoms: exp(-r) (1, r (Z - 10)), Z of the centre,
+    summed over its edges."""
+
+    def forward(
+        self,
+        atomic_numbers: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        edge_vec: Tensor,
+        reverse_edge: Tensor,
+        bond_index: Tensor,
+        reverse_bond: Tensor,
+        angle_index: Tensor,
+    ) -> Triple:
+        r = edge_vec.pow(2).sum(1).sqrt()
+        energy, centre = torch.exp(-r), edge_index[0]
+        values = torch.stack([energy, energy * r * (atomic_numbers[centre] - 10)], dim=1)
+        vectors = torch.zeros((graph_index.shape[0], 2), dtype=torch.float64).index_add(0, centre, values)
+        return vectors[:, 0].contiguous(), (-energy / r).unsqueeze(1) * edge_vec, vectors
+
+
 class Power(nn.Module):
     """factor r^power (eV, A) for each pair, and -2 eV for each atom."""
 

@@ -19,7 +19,7 @@ from uip import Calculator
 from uip.checkpoint import load_model, save_checkpoint
 from uip.cli.app import app
 from uip.config import from_dict
-from uip.inference.calibration import REGULARISATIONS, crossed, fit
+from uip.inference.calibration import REGULARISATIONS, fit
 from uip.inference.reliability import reliability
 from uip.models.chgnet import CHGNetConfig
 from uip.train.config import TrainConfig
@@ -112,11 +112,6 @@ def test_reliability_of_known_numbers() -> None:
     unsure = reliability(RNG.normal(size=100), np.ones(100))
     assert np.isnan(unsure.spearman)
     assert np.isnan(unsure.slope)
-
-
-def test_each_half_has_the_factor_of_the_other() -> None:
-    error, sigma = np.array([1.0, 2.0, 1.0, 2.0]), np.ones(4)
-    np.testing.assert_allclose(crossed(error, sigma), [2.0, 1.0, 2.0, 1.0])
 
 
 def test_the_calculator_of_a_calibrated_model(folder: Path) -> None:

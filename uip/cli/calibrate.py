@@ -24,7 +24,8 @@ def calibrate(
 ) -> None:
     """Give a model uncertainties of its energies: from the features of its last layer on labelled structures.
 
-    Best are the structures that the model was trained on, or a sample of them, and others like those to be computed.
+    Best are structures like those of the training data, which the model has not seen: of those it has seen, errors are
+    too small.
     """
     with user_errors():
         from uip.checkpoint import load_model, save_checkpoint

@@ -37,7 +37,6 @@ class Found:
     calibration: Calibration
     error: Floats
     sigma: Floats
-    """By the factor of the other half of the structures held out: they were not used for their own."""
 
 
 def calibrate(
@@ -110,8 +109,8 @@ def fit(features: Floats, held_out: Floats, error: Floats) -> Found:
 
     s2 = float(min(REGULARISATIONS, key=lambda s2: improbability(error, variances(s2))))
     sigma = np.sqrt(variances(s2))
-    factor = _factor(error, sigma)
-    quality = reliability(error, crossed(error, sigma))
+    factor = float(np.sqrt(np.mean((error / sigma) ** 2)))
+    quality = reliability(error, factor * sigma)
     projection = vectors * (factor / np.sqrt(eigenvalues + s2 * unit))
     record = CalibrationRecord(
         structures=len(features),
@@ -122,24 +121,12 @@ def fit(features: Floats, held_out: Floats, error: Floats) -> Found:
         slope=quality.slope,
         miscalibration=quality.miscalibration,
     )
-    return Found(Calibration(torch.from_numpy(projection), record), error, crossed(error, sigma))
+    return Found(Calibration(torch.from_numpy(projection), record), error, factor * sigma)
 
 
 def improbability(error: Floats, variance: Floats) -> float:
     """Minus twice the log-likelihood per structure, but for a constant, of normal errors with the best factor."""
     return float(np.log(np.mean(error**2 / variance)) + np.mean(np.log(variance)))
-
-
-def _factor(error: Floats, sigma: Floats) -> float:
-    return float(np.sqrt(np.mean((error / sigma) ** 2)))
-
-
-def crossed(error: Floats, sigma: Floats) -> Floats:
-    """`sigma` of every second structure times the factor that the others give."""
-    result = sigma.copy()
-    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        result[mine] *= _factor(error[others], sigma[others])
-    return result
 
 
 def quality_of(record: CalibrationRecord) -> Reliability:
