@@ -11,7 +11,7 @@ import ase.io
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import random_chgnet
+from conftest import calibrated, random_chgnet
 from export_files import exported
 from fairchem_files import CHECKPOINT
 
@@ -65,6 +65,19 @@ def write_labelled(path: Path) -> None:
     ase.io.write(path, frames)
 
 
+def write_energies(path: Path) -> None:
+    """Structures with energies alone."""
+    frames = [bulk("NiO", "rocksalt", a=4.2) for _ in range(50)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.02 + 0.002 * seed, seed=seed)
+        atoms.calc = SinglePointCalculator(atoms, energy=-5.0 + 0.01 * seed)
+    ase.io.write(path, frames)
+
+
+def write_calibrated(path: Path) -> None:
+    save_checkpoint(calibrated(random_chgnet()), path)
+
+
 def write_dump(path: Path) -> None:
     """A LAMMPS dump without elements."""
     atoms = spinel()
@@ -98,6 +111,8 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "crystal.cif": write_cell,
     "dump.lammpstrj": write_dump,
     "labelled.xyz": write_labelled,
+    "energies.xyz": write_energies,
+    "calibrated.ckpt": write_calibrated,
     "a.ckpt": write_member,
     "b.ckpt": write_member,
     "c.ckpt": write_member,
