@@ -13,11 +13,13 @@ import pytest
 import systems
 import torch
 from ase import Atoms
+from conftest import calibrated, random_chgnet
 from export_files import source
 
 from uip.checkpoint import load_model
 from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import build_graph
+from uip.models.chgnet import CHGNetConfig
 from uip.program import torchforce
 from uip.program.torchforce import export_torchforce, find_edges
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
@@ -55,6 +57,13 @@ def trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 program_of = functools.cache(torchforce.serial_program)
+
+
+def test_a_calibrated_model_gives_energy_and_forces_alone() -> None:
+    config = CHGNetConfig(num_elements=30, channels=8, num_layers=2, num_radial=5, num_angular=5, num_readout=1)
+    program = program_of(calibrated(random_chgnet(config)), "float64")
+    (returned,) = next(node for node in program.graph.nodes if node.op == "output").args
+    assert len(returned) == 3
 
 
 def ase_numbers(atoms: Atoms) -> tuple[float, np.ndarray]:

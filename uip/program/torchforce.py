@@ -241,8 +241,10 @@ def serial_program(model: Potential, dtype: str) -> GraphModule:
     It stands being frozen and run by the optimising executor, which engines other than ours do.
     """
     load_library()
+    exact = exact_form(model).to(dtype=parse_dtype(dtype))
+    exact.calibration = None  # openmm-torch reads energy and forces alone
     with plain_form():
-        program = trace(exact_form(model).to(dtype=parse_dtype(dtype)))
+        program = trace(exact)
     for node in list(program.graph.nodes):
         with program.graph.inserting_before(node):
             other = _serial_form(program.graph, node)
