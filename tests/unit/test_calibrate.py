@@ -197,6 +197,7 @@ def test_labels_of_another_scale(folder: Path) -> None:
         ("data.xyz@:12", (), "needs 20 structures with energies for the covariance and 10 held out, got 10 and 2"),
         ("data.xyz", ("--held-out", "1.5"), "the fraction held out must lie between 0 and 1, got 1.5"),
         ([Atoms("U", pbc=False)], (), "structure 0: the structure has U, but 'unnamed' knows H to Zn"),
+        ([Atoms("Si", info={"E": float("nan")})], ("--energy-key", "E"), "structure 0: energy must be finite, got nan"),
         ("data.xyz", ("--figure", "a.txt"), "the output file must end in .png or .svg or .pdf"),
     ],
 )

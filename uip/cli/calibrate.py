@@ -67,18 +67,26 @@ def _labelled(data: Path, potential: Any, energy_key: str) -> tuple[list[Any], A
     import numpy as np
 
     from uip.cli.options import checked_structures
-    from uip.data.labels import LabelKeys, labels_from_atoms
+    from uip.data.labels import LabelKeys, check_labels, labels_from_atoms
     from uip.inference.evaluator import load_evaluator
 
     frames, structures = checked_structures([data], load_evaluator(potential, forces=False))
-    labels = [labels_from_atoms(atoms, LabelKeys(energy=energy_key)).get("energy") for _, atoms in frames]
-    pairs = [(structure, label) for structure, label in zip(structures, labels, strict=True) if label is not None]
+    pairs = []
+    for number, ((_, atoms), structure) in enumerate(zip(frames, structures, strict=True)):
+        label = labels_from_atoms(atoms, LabelKeys(energy=energy_key)).get("energy")
+        if label is None:
+            continue
+        try:
+            check_labels(structure, {"energy": label})
+        except ValueError as error:
+            raise ValueError(f"{data}, structure {number}: {error}") from error
+        pairs.append((structure, float(label)))
     if not pairs:
         raise ValueError(
             f"{data} must carry energies, but no structure has any; give labelled structures, or name the entry with "
             "--energy-key"
         )
-    return [structure for structure, _ in pairs], np.array([float(label) for _, label in pairs])
+    return [structure for structure, _ in pairs], np.array([label for _, label in pairs])
 
 
 def _warn_of_offset(error: Any) -> None:
