@@ -2,13 +2,15 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format bench bench-docs bench-env bench-openmm bench-allscaip test-torchforce clean
+.PHONY: env demo test slow check format wheel test-wheel bench bench-docs bench-env bench-openmm bench-allscaip \
+  test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
+	@echo "make wheel   dist/uip-*.whl, for every Python      make test-wheel   tries it in a fresh environment (1.5 GB)"
 	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
 	@echo "make bench-allscaip REQUIREMENTS=file   AllScAIP against fairchem-core, in an environment of its own"
 	@echo "make check   style, types, import direction, generated files"
@@ -26,7 +28,7 @@ STRICT := $(if $(CI),--config-settings=cmake.define.UIP_WERROR=ON)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet torch==2.13.0
 	$(PY) .ci/build_requirements.py | $(PY) -m pip install --quiet --requirement /dev/stdin
-	$(PY) -m pip install --quiet --no-build-isolation --editable '.[test,dev]' $(STRICT)
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[test,dev,wheel]' $(STRICT)
 	$(PY) -m pip install --quiet --no-deps chgnet==0.4.2
 	touch $@
 
@@ -59,6 +61,19 @@ check: env
 format: env
 	.venv/bin/ruff check --fix --quiet .
 	.venv/bin/ruff format .
+
+# What the environment compiled is linked once more, with paths relative to the wheel, and packed. auditwheel names the
+# oldest glibc that will do. Its exclusions are libraries of packages that uip requires; torch brings libgomp.
+IN_REQUIREMENTS := libtorch.so libtorch_cpu.so libc10.so libgomp.so.1 libOpenMM.so libvesin.so
+
+wheel: env
+	rm -rf build/wheel dist
+	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel --config-settings=build-dir=. .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m auditwheel repair --wheel-dir dist $(IN_REQUIREMENTS:%=--exclude %) build/wheel/uip-*.whl
+
+test-wheel: wheel
+	$(PY) tests/wheel/try_wheel.py write build/test_wheel
+	$(PY) tests/wheel/try_wheel.py install dist/uip-*.whl build/test_wheel
 
 # The peer is needed with all its dependencies here.
 bench-env: env
@@ -102,4 +117,4 @@ test-torchforce: env .venv-torchforce/ready
 	$(TORCHFORCE) tests/openmm/stock_torchforce.py check build/torchforce
 
 clean:
-	rm -rf .venv .venv-torchforce .venv-fairchem build uip/lib .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-torchforce .venv-fairchem build dist uip/lib .pytest_cache .mypy_cache .ruff_cache

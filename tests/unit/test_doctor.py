@@ -63,6 +63,7 @@ def test_lammps_says_why_it_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_what_is_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "g++"))
     assert "'uip export' can write .pt files, not .pt2; install g++ 12" in environment.compiler().note
+    assert "Existing .pt2 files run without a compiler" in environment.compiler().note
     monkeypatch.setattr(Published, "find", lambda self: None)
     assert "no published potential is installed; run 'pip install" in environment.weights().note
     monkeypatch.setattr(environment, "program", lambda name: None)

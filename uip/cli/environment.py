@@ -145,7 +145,7 @@ def compiler() -> Finding:
     path = shutil.which(name)
     if path is None:
         note = f"there is no {name}: 'uip export' can write .pt files, not .pt2; install g++ 12 or newer, or set CXX"
-        return Finding("compiler", ABSENT, "", note)
+        return Finding("compiler", ABSENT, "", f"{note}. Existing .pt2 files run without a compiler")
     return Finding("compiler", WORKS, _output([path, "--version"]).splitlines()[0], "'uip export' writes .pt2 files")
 
 
