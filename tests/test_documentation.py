@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NOT_RUN = {
     r"make demo": "installs an environment and runs for three minutes",
     r"make test": "is the test suite, of which this is a part",
+    r"make wheel": "builds in the source folder; `make test-wheel` tries it",
     r"pip install .*": "changes the environment in which the tests run",
     r"uip export \S+ -o \S+": "compiles for minutes; `prepare` has the file, and files.md exports with --sign",
 }
