@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format wheel test-wheel bench bench-docs bench-env bench-openmm bench-allscaip \
+.PHONY: env demo test slow check format docs wheel test-wheel bench bench-docs bench-env bench-openmm bench-allscaip \
   test-torchforce clean
 .DEFAULT_GOAL := help
 
@@ -10,6 +10,7 @@ help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
+	@echo "make docs    the documentation as a site, build/site"
 	@echo "make wheel   dist/uip-*.whl, for every Python      make test-wheel   tries it in a fresh environment (1.5 GB)"
 	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
 	@echo "make bench-allscaip REQUIREMENTS=file   AllScAIP against fairchem-core, in an environment of its own"
@@ -75,6 +76,19 @@ test-wheel: wheel
 	$(PY) tests/wheel/try_wheel.py write build/test_wheel
 	$(PY) tests/wheel/try_wheel.py install dist/uip-*.whl build/test_wheel
 
+# The site needs no torch: an environment of its own, 0.1 GB. A dead link is an error.
+.venv-docs/ready: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade pip
+	.venv-docs/bin/python -m pip install --quiet --group docs
+	touch $@
+
+docs: export NO_MKDOCS_2_WARNING = 1
+
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build
+	@echo "written: build/site/index.html"
+
 # The peer is needed with all its dependencies here.
 bench-env: env
 	$(PY) -m pip install --quiet chgnet==0.4.2
@@ -117,4 +131,4 @@ test-torchforce: env .venv-torchforce/ready
 	$(TORCHFORCE) tests/openmm/stock_torchforce.py check build/torchforce
 
 clean:
-	rm -rf .venv .venv-torchforce .venv-fairchem build dist uip/lib .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-torchforce .venv-fairchem build dist uip/lib .pytest_cache .mypy_cache .ruff_cache

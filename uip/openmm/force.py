@@ -42,7 +42,8 @@ def create_force(
         atomic_numbers: of each atom that the model sees.
         periodic: whether atoms interact across the box; say True whenever the System is periodic.
         particles: the places of these atoms in the System, virtual sites included; None: all, in order.
-        charge, spin: total charge (e) and multiplicity, for models that read them.
+        charge: total charge (e), for models that read it.
+        spin: multiplicity, for models that read it.
         scale_parameter: name of a global parameter (1 at first) that multiplies the energy. Its derivative is in
             `State.getEnergyParameterDerivatives`. The Force is then a CustomCVForce that holds the model's.
         skin: A; neighbours are sought again when atoms may have moved by half of it.
