@@ -1,5 +1,4 @@
-# uip with LAMMPS, OpenMM and the published CHGNet, from a wheel. Never built by the authors: no image can be fetched
-# where uip is developed. The commands are those of the README.
+# uip with LAMMPS, OpenMM and the published CHGNet, from a wheel. Not tested yet. The commands are those of the README.
 #
 #     docker build -t uip .
 #     docker run --rm -v "$PWD:/work" uip mpiexec -n 2 lmp -in in.spinel
