@@ -178,7 +178,7 @@ def in_process(function: Callable[..., dict[str, float]], *arguments: object) ->
 def measure(folder: Path, sample: list[Atoms], count: int, counted: int, batches: int) -> list[tuple[str, ...]]:
     """The rows of the table for `count` structures."""
     files = generate(folder, sample, min(count, counted))
-    built = {workers: in_process(build, files, folder / f"built{workers}", workers) for workers in (1, 2)}
+    built = {workers: build(files, folder / f"built{workers}", workers) for workers in (1, 2)}
     store = repeat(folder / "built1", folder / "store", count) if count > counted else folder / "built1"
     disk = sum(path.stat().st_size for path in store.iterdir())
     rows = [("bytes on disk", f"{disk / 1e9:.3f} GB, {disk / count:.0f} per structure")]

@@ -151,3 +151,15 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     page = gpu_page.page((ROOT / "docs" / "benchmarks.md").read_text(), results)
     assert "| lammps | chgnet, Si 64 |" in page
     assert gpu_page.page(page, results) == page
+
+
+@pytest.mark.slow
+def test_loader() -> None:
+    """300 structures, of which 200 are repeated."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), "--structures", "300", "--counted", "100"]
+    run = subprocess.run([*command, "--batches", "3"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    results = {line.split("│")[2].strip(): line.split("│")[3] for line in run.stdout.splitlines() if "│ 300" in line}
+    assert {"build, 2 processes", "load, 2 processes", "first step of a run", "memory before it"} <= results.keys()
+    assert all(float(results[name].split("/ s")[0]) > 0 for name in results if name.startswith(("build", "load")))
+    assert 500 < float(results["bytes on disk"].split(",")[1].split()[0]) < 5000

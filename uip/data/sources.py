@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uip.config import existing_file
 
-GROUP_BYTES = 64 << 20
+GROUP_BYTES = 16 << 20
 """Small files are read together until they have this size."""
 
 
