@@ -71,6 +71,7 @@ wheel: env
 	rm -rf build/wheel dist
 	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel --config-settings=build-dir=. .
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m auditwheel repair --wheel-dir dist $(IN_REQUIREMENTS:%=--exclude %) build/wheel/uip-*.whl
+	$(PY) tests/wheel/inspect_wheel.py dist/uip-*.whl
 
 test-wheel: wheel
 	$(PY) tests/wheel/try_wheel.py write build/test_wheel
