@@ -5,6 +5,7 @@ A mistake stops the run, before anything is learned where that can be known; a w
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -95,6 +96,19 @@ def another_run(folder: Path) -> Tables:
     (folder / "run").mkdir()
     (folder / "run" / "last.ckpt").touch()
     return {}
+
+
+def busy_folder(folder: Path) -> Tables:
+    """Another process trains there."""
+    (folder / "run").mkdir()
+    file = (folder / "run" / "lock").open("a")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    OPEN[:] = [file]
+    return {}
+
+
+OPEN: list[Any] = []
+"""Lock files, which stay open."""
 
 
 def nan(*shape: int) -> Any:
@@ -212,6 +226,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         settings(data={"cache": "/dev/null/cache"}),
         r"/dev/null/cache cannot be written \(Not a directory\); free disk space, or choose another 'data.cache'",
     ),
+    "folder of a run in progress": (busy_folder, "run, but another process trains there; wait for its end"),
     "folder of another run": (another_run, "run already contains a run; add --resume to continue it"),
     # while it runs
     "rate that explodes": (

@@ -322,3 +322,10 @@ def test_settings_and_elements() -> None:
     assert elements_of(np.array(element_bits(numbers), dtype=np.uint64)) == [1, 63, 64, 94, 118]
     with pytest.raises(ValueError, match="atomic numbers must lie between 0 and 118, got 119"):
         element_bits(np.array([1, 119]))
+
+
+def test_a_store_that_lost_a_shard_is_not_complete(file: Path, tmp_path: Path) -> None:
+    build_sharded([str(file)], tmp_path / "store", BuildSettings())
+    next((tmp_path / "store").glob("*.bin")).unlink()
+    with pytest.raises(ValueError, match=r"bytes, but has 0; copy the store again, or remove its folder"):
+        build_sharded([str(file)], tmp_path / "store", BuildSettings())

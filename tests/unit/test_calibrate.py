@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,10 @@ def test_the_calculator_of_a_calibrated_model(folder: Path) -> None:
 
 
 def test_committees_have_deviations_only(folder: Path) -> None:
-    committee = Calculator([folder / "model.ckpt", folder / "sure.ckpt"])
+    save_checkpoint(random_chgnet(CONFIG, seed=1), folder / "other.ckpt")
+    committee = Calculator([folder / "other.ckpt", folder / "sure.ckpt"])
     committee.get_forces(systems.si_rattled())
-    assert committee.results["max_force_deviation"] < 1e-5
+    assert committee.results["max_force_deviation"] > 0.01
     assert "energy_uncertainty" not in committee.results
     assert "energy_uncertainty" not in committee.implemented_properties
 
@@ -185,7 +187,7 @@ def test_labels_of_another_scale(folder: Path) -> None:
     write(folder / "shifted.xyz", shifted)
     arguments = ("-o", folder / "shifted.ckpt", "--figure", folder / "shifted.png")
     found = run("calibrate", folder / "model.ckpt", folder / "shifted.xyz", *arguments)
-    assert "differ from the labels by +5" in found.output.replace("\n", " ")
+    assert re.search(r"differ from the labels by \+(49|50)\d\d meV", found.output.replace("\n", " "))
     assert "miscalibration" in found.stdout
     assert (folder / "shifted.png").stat().st_size > 1000
 

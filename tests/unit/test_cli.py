@@ -115,6 +115,10 @@ def mistakes(tmp_path: Path) -> dict[str, Path]:
     ion = systems.si_rattled()
     ion.info["charge"] = 0.5
     write(tmp_path / "ion.xyz", ion)
+    named = systems.si_rattled()
+    named.info |= {"REF_energy": -40.0, "REF_nan": np.nan}
+    named.arrays["REF_forces"] = np.zeros((8, 3))
+    write(tmp_path / "ref.xyz", named)
     (tmp_path / "fairchem.pt").symlink_to(CHECKPOINT)
     (tmp_path / "program.pt").symlink_to(exported("random", ".pt"))
     files["bad.xyz"].write_text("8\nLattice=\nSi 0 0\n")
@@ -143,6 +147,14 @@ def mistakes(tmp_path: Path) -> dict[str, Path]:
         (["predict", "si.xyz", "-o", "out.cif"], "must end in .xyz or .extxyz"),
         (["predict", "si.xyz", "-o", "no/such/out.xyz"], "folder of the output file must exist"),
         (["eval", "chgnet-0.3.0", "si.xyz"], "must carry labels"),
+        (
+            ["eval", "chgnet-0.3.0", "ref.xyz", "--energy-key", "REF_energi", "--forces-key", "REF_forces"],
+            "--energy-key must name an entry of ref.xyz, but no structure has 'REF_energi'; did you mean 'REF_energy'?",
+        ),
+        (
+            ["eval", "chgnet-0.3.0", "ref.xyz", "--energy-key", "REF_nan"],
+            "ref.xyz, structure 0: energy must be finite, got nan",
+        ),
         (["eval", "chgnet-0.3.0", "si.xyz", "--plot", "p.docx"], "must end in .png or .svg or .pdf"),
     ],
 )

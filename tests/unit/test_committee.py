@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,13 @@ def test_virial_deviation_is_per_atom_and_batches_do_not_mix() -> None:
         assert prediction["force_deviation"].shape == (len(atoms),)
 
 
-def test_equal_members_do_not_deviate() -> None:
-    calculator = Calculator([MODELS[0], MODELS[0]])
+def test_nearly_equal_members_hardly_deviate() -> None:
+    other = deepcopy(MODELS[0])
+    other.reference_energy += 1.0
+    calculator = Calculator([MODELS[0], other])
     calculator.get_forces(systems.nio())
     assert calculator.results["max_force_deviation"] < 1e-12
+    assert calculator.results["energy_deviation"] == pytest.approx(4.0)
     assert Calculator(MODELS, forces=False).get_potential_energy(systems.nio()) == pytest.approx(
         Calculator(MODELS).get_potential_energy(systems.nio()), abs=1e-9
     )
@@ -138,3 +142,8 @@ def test_predict_with_several_models(tmp_path: Path) -> None:
     shown = run("predict", tmp_path / "in.xyz", *models).stdout
     assert "committee of 3: unnamed + unnamed + unnamed, float32" in shown
     assert "max dev F / eV/A" in shown
+
+
+def test_one_model_twice_is_no_committee() -> None:
+    with pytest.raises(ValueError, match="the models of a committee must differ, but 'unnamed' is there twice"):
+        load_committee([MODELS[0], MODELS[1], deepcopy(MODELS[0])])

@@ -65,6 +65,38 @@ def _stop_after(results: object, count: int) -> object:
         yield item
 
 
+@pytest.mark.parametrize("name", ["run.xyz@0:1", "./run.xyz", "link.xyz"])
+@pytest.mark.parametrize("command", [["predict"], ["relax"], ["select", "-n", "1"]], ids=lambda words: words[0])
+def test_an_input_is_never_replaced(
+    command: list[str], name: str, trajectory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trajectory.parent)
+    Path("link.xyz").symlink_to("run.xyz")
+    before = trajectory.read_bytes()
+    result = run(*command, name, "-o", "run.xyz", "--force")
+    assert result.exit_code == 1
+    assert "the output must be another file than the input" in result.stderr
+    assert trajectory.read_bytes() == before
+
+
+def test_what_fails_replaces_nothing(trajectory: Path, tmp_path: Path) -> None:
+    """A missing input, and a bad structure after a good one; and a first run that fails makes no file."""
+    output, part = tmp_path / "out.xyz", tmp_path / "out.part.xyz"
+    assert run("predict", tmp_path / "none.xyz", "-o", output).exit_code == 1
+    assert not output.exists()
+    output.write_text("precious")
+    for command in ("predict", "relax"):
+        assert run(command, tmp_path / "none.xyz", "-o", output, "--force").exit_code == 1
+        assert output.read_text() == "precious"
+    result = run("predict", trajectory, "-o", output, "--force")
+    assert f"written: {part}; {output} is unchanged, 1 structures" in result.stderr
+    assert output.read_text() == "precious"
+    assert formulas(part) == ["Ni4O4"]
+    assert run("predict", f"{trajectory}@0:1", "-o", output, "--force").exit_code == 0
+    assert formulas(output) == ["Ni4O4"]
+    assert not part.exists()
+
+
 def test_json_and_chosen_frames(trajectory: Path) -> None:
     rows = json.loads(run("predict", f"{trajectory}@2:4", "--json").stdout)
     assert [(row["formula"], row["number"]) for row in rows] == [("Si8", 0), ("MgO", 1)]

@@ -50,7 +50,7 @@ def deviations_of(structures: list[Atoms]) -> list[float]:
 def test_farthest_points() -> None:
     features = np.array([[0.0], [1.0], [10.0], [6.0], [10.0]])
     assert farthest_points(features, 4) == [(0, np.inf), (2, 10.0), (3, 4.0), (1, 1.0)]
-    assert [k for k, _ in farthest_points(features, 9)] == [0, 2, 3, 1, 4]
+    assert [k for k, _ in farthest_points(features, 9)] == [0, 2, 3, 1]  # row 4 is row 2
 
 
 def test_fingerprints() -> None:
@@ -79,6 +79,13 @@ def test_the_largest_deviation_comes_first() -> None:
     assert found.chosen[0].score == pytest.approx(max(expected), rel=1e-9)
     assert len({selected.frame.number for selected in found.chosen}) == 3
     assert found.chosen[1].distance >= found.chosen[2].distance > 0.0
+
+
+def test_no_structure_twice() -> None:
+    """Copies, supercells and turned structures have the same fingerprint."""
+    structures = rattled()
+    found = select(load_committee(MODELS), as_frames([*structures, *structures, structures[0].repeat((2, 1, 1))]), 100)
+    assert len(found.chosen) == len(structures)
 
 
 def test_a_range_of_deviations_and_failures() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from uip.cli.options import (
     checked_structures,
     species_of,
 )
+from uip.cli.output import GrowingFile, check_other_file
 from uip.cli.tables import prediction_row, print_errors, print_predictions, with_results
 
 
@@ -57,6 +57,7 @@ def predict(
         from uip.inference.stream import predict_stream
 
         check_output(output, (".xyz", ".extxyz"), force=force)
+        check_other_file(output, files)
         if ranks is not None and "-" in files:
             raise ValueError("standard input reaches one rank only; name a file")
         evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
@@ -64,14 +65,14 @@ def predict(
         first = ranks is None or ranks.rank == 0
         # what fails on one rank must end all of them, and --debug shows the traceback
         stop_at_error = ranks is not None or debug_is_on()
-        written = output if first else None
+        written = GrowingFile(output if first else None)
         rows, bad, reason = _collect(results, written, skip_bad=skip_bad, stop_at_error=stop_at_error)
         if first and (rows or as_json):
             print_predictions(rows, evaluator.title, as_json=as_json)
         for message in bad if first else []:
             errors.print(f"uip: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         if output is not None and first:
-            errors.print(f"written: {output}, {len(rows)} structures", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"{written.report}, {len(rows)} structures", markup=False, highlight=False, soft_wrap=True)
     if reason:
         raise typer.Exit(reason)
 
@@ -87,19 +88,17 @@ def frames_of(files: list[str], kind: str | None, species: list[str]) -> Iterato
 
 
 def _collect(
-    results: Iterator[Any], output: Path | None, *, skip_bad: bool, stop_at_error: bool
+    results: Iterator[Any], file: GrowingFile, *, skip_bad: bool, stop_at_error: bool
 ) -> tuple[list[dict[str, Any]], list[str], int]:
     """Rows of the table, messages of structures without one, and the exit code; writes each structure at once.
 
     An error that is not of one structure ends the loop, or is raised with `stop_at_error`.
     """
-    from ase.io.extxyz import write_extxyz
-
     from uip.inference.stream import Failure
 
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
-    with nullcontext() if output is None else output.open("w") as file:
+    with file:
         try:
             for frame, result in track(results, "evaluating", console=errors, transient=True):
                 if isinstance(result, Failure):
@@ -108,9 +107,8 @@ def _collect(
                         return rows, bad, 1
                     continue
                 rows.append(prediction_row(frame, result))
-                if file is not None:
-                    write_extxyz(file, [with_results(frame.atoms, result)])
-                    file.flush()
+                file.write(with_results(frame.atoms, result))
+            file.finish()
         except USER_ERRORS as error:
             if stop_at_error:
                 raise
@@ -143,7 +141,8 @@ def evaluate(
     Of a calibrated model (uip calibrate) also how well predicted uncertainties describe the errors of energies.
     """
     with user_errors():
-        from uip.data.labels import LabelKeys, labels_from_atoms
+        from uip.data.dataset import labelled
+        from uip.data.labels import LabelKeys
         from uip.inference.evaluator import load_evaluator, predict
         from uip.inference.metrics import compare, error_table, group_of, parity_plot
 
@@ -158,9 +157,8 @@ def evaluate(
         named, structures = checked_structures([data], evaluator)
         frames = [atoms for _, atoms in named]
         keys = LabelKeys(energy_key, forces_key, stress_key)
-        labels = [labels_from_atoms(atoms, keys) for atoms in frames]
-        if not any(labels):
-            raise ValueError(f"{data} must carry labels (energy, forces, stress or magmoms), but no structure has any")
+        both = zip(frames, structures, strict=True)
+        labels = [label for _, _, label in labelled(data, both, keys, checked=True, option="--{}-key")]
         groups = [group_of(atoms, group_by) for atoms in frames]
         progress = track(predict(evaluator, structures), "evaluating", len(frames), console=errors, transient=True)
         predictions = list(progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from uip.cli.errors import errors, user_errors
 from uip.cli.options import AsJson, Device, Dtype, Format, Models, Species, Trusted, check_output, species_of
+from uip.cli.output import GrowingFile, check_other_file
 from uip.cli.tables import print_relaxed
 
 
@@ -48,14 +48,16 @@ def relax(
         settings = {"cell": cell, "fmax": fmax, "steps": steps, "optimizer": optimizer, "pressure": pressure}
         check_arguments(**settings)  # type: ignore[arg-type]
         check_output(output, (".xyz", ".extxyz"), force=force)
+        check_other_file(output, files)
         calculator = Calculator(model, device=device, dtype=dtype, trusted=trusted)
-        rows, bad = _collect(_relaxed(files, kind, species_of(species), calculator, settings), output)
+        written = GrowingFile(output)
+        rows, bad = _collect(_relaxed(files, kind, species_of(species), calculator, settings), written)
         if rows or as_json:
             print_relaxed(rows, calculator.evaluator.title, as_json=as_json)
         for message in bad:
             errors.print(f"uip: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         if output is not None:
-            errors.print(f"written: {output}, {len(rows)} structures", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"{written.report}, {len(rows)} structures", markup=False, highlight=False, soft_wrap=True)
     if bad:
         raise typer.Exit(1)
 
@@ -86,13 +88,11 @@ def _relaxed(
                     yield file, number, str(error)
 
 
-def _collect(results: Iterator[Result], output: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
+def _collect(results: Iterator[Result], file: GrowingFile) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of the table, and messages of structures that failed or did not converge; writes each at once."""
-    from ase.io.extxyz import write_extxyz
-
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
-    with nullcontext() if output is None else output.open("w") as file:
+    with file:
         for name, number, result in results:
             if isinstance(result, str):
                 bad.append(f"{name}, structure {number}: {result}")
@@ -103,10 +103,9 @@ def _collect(results: Iterator[Result], output: Path | None) -> tuple[list[dict[
                     f"{name}, structure {number}: not converged, {result.max_force:.3f} eV/A after {result.steps} "
                     "steps; use more --steps, a larger --fmax, or another --optimizer"
                 )
-            if file is not None:
-                result.atoms.info["converged"] = result.converged
-                write_extxyz(file, [result.atoms])
-                file.flush()
+            result.atoms.info["converged"] = result.converged
+            file.write(result.atoms)
+        file.finish()
     return rows, bad
 
 

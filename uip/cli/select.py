@@ -11,6 +11,7 @@ from rich.progress import track
 
 from uip.cli.errors import errors, user_errors
 from uip.cli.options import AsJson, Device, Dtype, Format, Models, Species, Trusted, check_output, species_of
+from uip.cli.output import check_other_file
 from uip.cli.predict import frames_of
 from uip.cli.tables import print_selected
 
@@ -43,6 +44,7 @@ def select(
         from uip.inference.selection import select as select_frames
 
         check_output(output, (".xyz", ".extxyz"), force=force)
+        check_other_file(output, files)
         evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
         frames = track(frames_of(files, kind, species_of(species)), "evaluating", console=errors, transient=True)
         found = select_frames(evaluator, frames, count, smallest=smallest, largest=largest)

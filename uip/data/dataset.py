@@ -91,32 +91,57 @@ def labelled_structures(path: Path | str, keys: LabelKeys = ASE_NAMES) -> Iterat
     Raises:
         ValueError: an unusable structure; the message names the file and the number of the structure.
     """
-    for number, (atoms, structure) in enumerate(read_structures(path)):
+    return _with_labels(path, read_structures(path), keys, checked=False)
+
+
+def _with_labels(
+    path: Path | str, structures: Iterable[tuple[ase.Atoms, Structure]], keys: LabelKeys, *, checked: bool
+) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+    for number, (atoms, structure) in enumerate(structures):
         try:
-            yield atoms, structure, labels_from_atoms(atoms, keys)
+            labels = labels_from_atoms(atoms, keys)
+            if checked:
+                check_labels(structure, labels)
         except ValueError as error:
             raise ValueError(f"{path}, structure {number}: {error}") from error
+        yield atoms, structure, labels
 
 
 def checked_file(path: Path, keys: LabelKeys) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
-    """As `labelled_structures`, of a file to train on.
+    """As `labelled_structures`, of a file to train on; raises as `labelled`."""
+    return labelled(path, read_structures(path), keys)
+
+
+def labelled(
+    path: Path,
+    structures: Iterable[tuple[ase.Atoms, Structure]],
+    keys: LabelKeys,
+    *,
+    checked: bool = False,
+    option: str = "'data.{}_key'",
+) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+    """The structures of a file with their labels, which are `checked` here or later.
+
+    Args:
+        option: what users call the key of a label, for messages.
 
     Raises:
         ValueError: at the end, if no structure has a label, or none has a label that `keys` names.
     """
-    labelled: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     others: Counter[tuple[str, str]] = Counter()
-    for atoms, structure, labels in labelled_structures(path, keys):
-        labelled.update(labels.keys())
+    for atoms, structure, labels in _with_labels(path, structures, keys, checked=checked):
+        found.update(labels.keys())
         others.update(possible_labels(atoms))
         yield atoms, structure, labels
-    if not labelled:
+    if not found:
         raise ValueError(f"{path} must carry labels (energy, forces, stress or magmoms), but no structure has any")
     for label, key in vars(keys).items():
-        if key and not labelled[label]:
+        if key and not found[label]:
             known = [name for other, name in others if other == label]
             raise ValueError(
-                f"'data.{label}_key' must name an entry of {path}, but no structure has '{key}'{suggestion(key, known)}"
+                f"{option.format(label)} must name an entry of {path}, but no structure has '{key}'"
+                f"{suggestion(key, known)}"
             )
 
 

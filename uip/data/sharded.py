@@ -38,7 +38,7 @@ VERSION = 1
 """Increased when the layout changes."""
 MOST_OPEN = 256
 """Shards that are open at the same time."""
-ADVICE = "copy the store again, or build it anew"
+ADVICE = "copy the store again, or remove its folder and build it anew"
 
 
 class ShardedStore:
@@ -58,7 +58,7 @@ class ShardedStore:
         self.folder, self.settings = folder, settings
         self.content = read_content(folder)
         self.rows = read_rows(folder, self.content)
-        self._check_sizes()
+        check_sizes(folder, self.content)
         self._check_keys()
         self._check_elements()
         self.counts = self._counts()
@@ -66,14 +66,6 @@ class ShardedStore:
 
     def _path(self, shard: int, suffix: str) -> Path:
         return self.folder / f"{self.content['shards'][shard]['name']}.{suffix}"
-
-    def _check_sizes(self) -> None:
-        for k, shard in enumerate(self.content["shards"]):
-            for suffix, expected in shard["bytes"].items():
-                path = self._path(k, suffix)
-                size = path.stat().st_size if path.exists() else 0
-                if size != expected:
-                    raise ValueError(f"{path} must have {expected} bytes, but has {size}; {ADVICE}")
 
     def _check_keys(self) -> None:
         for label, key in vars(self.settings.keys).items():
@@ -176,6 +168,16 @@ def existing_source(path: Path | str) -> Path:
         read_content(path)
         return path
     return existing_file(path)
+
+
+def check_sizes(folder: Path, content: dict[str, Any]) -> None:
+    """Raises ValueError if a file of a shard is missing or cut off."""
+    for shard in content["shards"]:
+        for suffix, expected in shard["bytes"].items():
+            path = folder / f"{shard['name']}.{suffix}"
+            size = path.stat().st_size if path.exists() else 0
+            if size != expected:
+                raise ValueError(f"{path} must have {expected} bytes, but has {size}; {ADVICE}")
 
 
 def read_content(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from uip.data.cache_build import lock, plain
 from uip.data.dataset import checked_file
 from uip.data.labels import ASE_NAMES, LabelKeys, Labels, check_labels
 from uip.data.processes import run_all
-from uip.data.sharded import VERSION, digest, read_content
+from uip.data.sharded import VERSION, check_sizes, digest, read_content
 from uip.data.sharded_record import ROW, element_bits, encode, label_bits
 from uip.data.sources import find_files, group_files
 from uip.graph.neighbors import count_graph
@@ -130,6 +130,7 @@ def check_same(folder: Path, keys: list[str]) -> int:
             f"{folder} is a data store of other files or settings, or its files have changed since; choose another "
             "folder, or remove this one"
         )
+    check_sizes(folder, content)
     return int(content["structures"])
 
 

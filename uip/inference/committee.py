@@ -47,6 +47,7 @@ class Committee:
             )
         for member in self.members[1:]:
             check_shared(self.members[0], member)
+        check_different(self.members)
 
     @property
     def name(self) -> str:
@@ -88,6 +89,26 @@ def check_shared(first: Evaluator, other: Evaluator) -> None:
                 f"the models of a committee share one graph and must have the same {name}, but it is {values[0]} of "
                 f"'{first.name}' and {values[1]} of '{other.name}'; use models of one architecture"
             )
+
+
+def check_different(members: Sequence[Evaluator]) -> None:
+    """Raises ValueError if two members are the same weights: their deviation of zero would pass for certainty."""
+    for number, member in enumerate(members):
+        for other in members[:number]:
+            if _same_weights(member.potential, other.potential):
+                raise ValueError(
+                    f"the models of a committee must differ, but '{other.name}' is there twice; their deviation would "
+                    "be zero everywhere"
+                )
+
+
+def _same_weights(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if not (isinstance(one, Potential) and isinstance(other, Potential)):
+        return False
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def _shared(member: Evaluator, name: str) -> object:

@@ -24,6 +24,8 @@ from uip.schema import Floats
 COMMITTEE_SCORE, MODEL_SCORE = "max_force_deviation", "energy_uncertainty_per_atom"
 CUTOFF, BINS = 6.0, 24
 """A; number of bins up to it."""
+SAME = 1e-9
+"""Distance of fingerprints below which structures are the same."""
 POOL = 5
 """Candidates for each structure that is wanted: those with the largest scores."""
 
@@ -142,11 +144,13 @@ def matrix(fingerprints: Sequence[Mapping[tuple[int, int], Floats]]) -> Floats:
 
 
 def farthest_points(features: Floats, count: int) -> list[tuple[int, float]]:
-    """Rows of `features`, from the first on, with their distances from those before."""
+    """Rows of `features`, from the first on, with their distances from those before; none twice."""
     chosen: list[tuple[int, float]] = []
     distance = np.full(len(features), np.inf)
     for _ in range(min(count, len(features))):
         k = int(distance.argmax())
+        if distance[k] <= SAME:
+            break
         chosen.append((k, float(distance[k])))
         distance = np.minimum(distance, np.linalg.norm(features - features[k], axis=1))
         distance[[place for place, _ in chosen]] = -1.0

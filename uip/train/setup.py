@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import torch
 from ase import Atoms
@@ -14,6 +16,7 @@ from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
 from uip.config import from_dict
+from uip.data.cache_build import NO_LOCKS
 from uip.data.dataset import Dataset, GraphSettings, SampleStore, open_store
 from uip.data.samples import Sample
 from uip.data.sharded import ShardedStore, existing_source
@@ -39,7 +42,7 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
     """Create the run's folder, and remove temporary files of an interrupted write.
 
     Raises:
-        ValueError: the folder contains another run.
+        ValueError: the folder contains another run, or another process trains in it.
         OSError: it cannot be written.
     """
     if ranks.is_first:
@@ -48,11 +51,35 @@ def prepare_folder(folder: Path, ranks: Ranks, *, resume: bool) -> None:
             probe = folder / "probe.tmp"
             probe.touch()
             probe.unlink()
+        _lock(folder)
         if (folder / "last.ckpt").exists() and not resume:
             raise ValueError(f"{folder} already contains a run; add --resume to continue it, or choose another folder")
         for rest in folder.glob("*.tmp"):
             rest.unlink()
     ranks.barrier()
+
+
+def _lock(folder: Path) -> None:
+    """Keep other runs out of the folder until this process ends; nothing on file systems without locks."""
+    if (before := _locks.pop(folder.resolve(), None)) is not None:
+        before.close()
+    file = (folder / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"one run can write to {folder}, but another process trains there; wait for its end, or choose another "
+            "'run.folder'"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    _locks[folder.resolve()] = file
+
+
+_locks: dict[Path, IO[str]] = {}
+"""Open lock files of this process."""
 
 
 @contextmanager
