@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,14 @@ def test_members_with_another_cutoff(folder: Path, tmp_path: Path) -> None:
     write_program(Decaying(1.0, 1.0), tmp_path / "short.pt", ATOMS, cutoff=CUTOFF - 1.0)
     text = message_of(folder, tmp_path, "committee", "short.pt")
     assert "must have the same cutoff, but it is 5 of 'test' and 4 of 'test'; use models of one architecture" in text
+
+
+def test_one_model_twice(folder: Path, tmp_path: Path) -> None:
+    """Under another name too: deviations of zero would pass for certainty."""
+    shutil.copy(folder / "0.pt", tmp_path / "copy.pt")
+    text = message_of(folder, tmp_path, "committee", "copy.pt")
+    assert "the models of a committee must differ, but" in text
+    assert "and 'copy.pt' have the same content" in text
 
 
 def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
