@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.build import bulk
-from export_files import exported
+from export_files import exported, source
 from lammps_run import DUMP, OUTPUT, Result, read_dump, read_result, run_lammps, write_data
 from programs import CUTOFF, Decaying, write_program
+
+from uip.program.writer import export_model
 
 pytestmark = pytest.mark.xdist_group("committee")
 
@@ -103,14 +106,16 @@ def test_deviations_are_those_of_separate_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_models_that_communicate(tmp_path: Path) -> None:
-    """CHGNet exchanges rows with other ranks in each layer: a committee of the same file twice."""
+    """CHGNet exchanges rows with other ranks in each layer. The members differ by their reference energies."""
     write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
-    chgnet = exported("random", ".pt")
-    run = run_lammps(tmp_path, deck("chgnet", "", str(chgnet)) + deck("twins", "committee", f"{chgnet} {chgnet}"), 2)
+    chgnet, twin = exported("random", ".pt"), deepcopy(source("random"))
+    twin.reference_energy += 1.0
+    export_model(twin, tmp_path / "twin.pt", dtype="float64")
+    run = run_lammps(tmp_path, deck("chgnet", "", str(chgnet)) + deck("twins", "committee", f"{chgnet} twin.pt"), 2)
     assert run.code == 0, run.text[-3000:]
     alone, twins = read_result(tmp_path, "chgnet"), read_result(tmp_path, "twins")
     np.testing.assert_allclose(twins.forces, alone.forces, atol=1e-12)
-    assert twins.thermo["pe"] == pytest.approx(alone.thermo["pe"], abs=1e-10)
+    assert twins.thermo["pe"] == pytest.approx(alone.thermo["pe"] + 0.5 * len(ATOMS), abs=1e-9)
     assert np.abs(alone.forces).max() > 0.1
     assert twins.more.max() < 1e-12
 
