@@ -122,6 +122,19 @@ double PairUIP::energy_unit() const {
   error->all(FLERR, "pair_style uip needs 'units metal' or 'units real', got '" + units + "'");
 }
 
+/// Deviations of zero would pass for certainty.
+void PairUIP::check_different() const {
+  for (size_t k = 0; k < hashes_.size(); ++k) {
+    for (size_t other = 0; other < k; ++other) {
+      if (hashes_[k] != hashes_[other]) continue;
+      error->all(FLERR,
+                 "pair_coeff: the models of a committee must differ, but '{}' and '{}' have the same content; their "
+                 "deviations would be zero",
+                 paths_[other], paths_[k]);
+    }
+  }
+}
+
 /// A later pair_style command changes what is asked for, and not the model in use.
 void PairUIP::check_trusted() const {
   if (settings_.trusted.empty() || settings_.trusted == trusted_when_read_) return;
@@ -132,7 +145,7 @@ void PairUIP::check_trusted() const {
 }
 
 void PairUIP::check_committee() const {
-  if (settings_.committee.is_given == !others_.empty()) return;
+  if (settings_.committee.is_given == !others_.empty()) return check_different();
   if (others_.empty()) {
     error->all(
         FLERR,

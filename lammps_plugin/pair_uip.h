@@ -120,6 +120,7 @@ class PairUIP final : public LAMMPS_NS::Pair {
   double energy_unit() const;
   void check_trusted() const;
   void check_committee() const;
+  void check_different() const;
   void check_charge_and_spin() const;
   void check_masses() const;
   std::vector<double> mass_extremes() const;

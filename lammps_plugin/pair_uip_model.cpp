@@ -133,14 +133,8 @@ std::string PairUIP::different_file(const std::string &path, const Model &model)
 void PairUIP::use_models(std::vector<std::unique_ptr<Model>> models, const std::vector<std::string> &paths,
                          const std::vector<std::string> &elements) {
   std::vector<int64_t> numbers;
-  for (size_t k = 0; k < models.size(); ++k) {
-    const auto &model = models[k];
+  for (const auto &model : models) {
     check_model(*model);
-    for (size_t other = 0; other < k; ++other) {
-      if (model->metadata().hash != models[other]->metadata().hash) continue;
-      error->all(FLERR, "pair_coeff: the models of a committee must differ, but '{}' and '{}' have the same content",
-                 paths[other], paths[k]);
-    }
     const auto difference = different_graph(models[0]->metadata(), model->metadata());
     if (!difference.empty()) error->all(FLERR, "pair_coeff: " + difference);
     numbers = numbers_of(model->metadata(), elements);

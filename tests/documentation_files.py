@@ -125,9 +125,13 @@ INPUTS: dict[str, Callable[[Path], object]] = {
 }
 """Name of a file in the documentation, and how to make one."""
 
-MODELS = {"chgnet.pt2": "chgnet-0.3.0", "allscaip.pt2": "allscaip-plain"} | dict.fromkeys(
-    ("a.pt2", "b.pt2", "c.pt2"), "random"
-)
+MODELS = {
+    "chgnet.pt2": "chgnet-0.3.0",
+    "allscaip.pt2": "allscaip-plain",
+    "a.pt2": "random",
+    "b.pt2": "random1",
+    "c.pt2": "random2",
+}
 """Exported files, and what `exported` calls their models."""
 
 

@@ -50,13 +50,15 @@ SLOW = [("allscaip-full", "float64"), ("chgnet-0.3.0", "float64"), ("random", "f
 
 @functools.cache
 def source(name: str) -> Potential:
-    """The model behind a file, float64: "random" is small and knows 30 elements, "calibrated" is the same with
-    uncertainties, those of `ALLSCAIP` know 20 elements; others are published."""
+    """The model behind a file, float64: "random", "random1", ... are small and know 30 elements, "calibrated" is the
+    first with uncertainties, those of `ALLSCAIP` know 20 elements; others are published."""
     if name in ALLSCAIP:
         return random_allscaip(**ALLSCAIP[name])
     if name == "calibrated":
         return calibrated(random_chgnet())
-    return random_chgnet() if name == "random" else load_model(name, dtype="float64")
+    if name.startswith("random"):
+        return random_chgnet(seed=int(name.removeprefix("random") or 0))
+    return load_model(name, dtype="float64")
 
 
 @functools.cache

@@ -114,7 +114,7 @@ def test_what_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
     [
         pytest.param("kill", "Killed (signal 9)", marks=pytest.mark.slow),
         ("raise", "uip, rank 1: a deliberate failure"),
-        ("memory", "uip, rank 1: .*allocate memory"),
+        pytest.param("memory", "uip, rank 1: .*allocate memory", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_inside_attention_ends_all(how: str, expected: str, way: str, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_threads_share_one_calculator() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_spawned_processes() -> None:
     shared = Calculator(random_chgnet())
     expected = [energy((shared, atoms)) for atoms in frames()[:3]]
