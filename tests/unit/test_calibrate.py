@@ -29,6 +29,13 @@ from uip.train.setup import initial_model
 CONFIG = CHGNetConfig(num_elements=30, channels=8, num_layers=2, num_radial=5, num_angular=5, num_readout=1)
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(200, 6)) * np.logspace(0, -2, 6)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Whatever tests ran before in this process."""
+    RNG.bit_generator.state = START
 
 
 def run(*arguments: object) -> Result:
@@ -42,7 +49,7 @@ def frames(count: int, calculator: Calculator | None) -> list[Atoms]:
         atoms = systems.si_rattled()
         atoms.rattle(0.02 + 0.01 * seed, seed=seed)
         if calculator is not None:
-            energy = calculator.get_potential_energy(atoms) + 0.1 * RNG.normal()
+            energy = calculator.get_potential_energy(atoms) + 0.1 * np.random.default_rng(seed).normal()
             atoms.calc = SinglePointCalculator(atoms, energy=energy)
         found.append(atoms)
     return found
