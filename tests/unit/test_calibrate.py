@@ -95,7 +95,7 @@ def test_errors_of_weights_are_predicted() -> None:
     error = (features * RNG.multivariate_normal(np.zeros(6), 0.01 * inverse, size=4000)).sum(1)
     found = fit(features[:2000], features[2000:], error[2000:]).calibration.record
     assert found.factor == pytest.approx(0.1, rel=0.05)
-    assert found.regularisation < 1e-4
+    assert found.regularisation < 1e-3
     assert found.slope == pytest.approx(1.0, abs=0.15)
     assert found.spearman > 0.4
     assert found.miscalibration < 0.03
