@@ -93,7 +93,7 @@ def test_without_an_exchange_nothing_is_adjoint(drop: str, tmp_path: Path) -> No
     assert abs(result.thermo["pe"]) > 1e-3
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_edge_meets_its_opposite(num_ranks: int, tmp_path: Path) -> None:
     """Vectors of opposite edges cancel to the last bit, in cells smaller than the cutoff and after motion."""
     atoms = bulk("Si", a=5.43).repeat((1, 2, 1))

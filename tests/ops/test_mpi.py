@@ -108,7 +108,7 @@ def test_what_fails_on_one_rank_ends_all(tmp_path: Path) -> None:
     assert "knows H to Pu" in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("way", ["gather", "ring"])
+@pytest.mark.parametrize("way", ["gather", pytest.param("ring", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("how", "expected"),
     [

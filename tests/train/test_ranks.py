@@ -57,6 +57,7 @@ ranks.leave()
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_disagree_stop(tmp_path: Path) -> None:
     (tmp_path / "disagree.py").write_text(DISAGREE)
     output = torchrun(2, str(tmp_path / "disagree.py")).stdout
