@@ -85,7 +85,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def key_of(model: Potential) -> str:
     """A name for all that decides the files of `model`."""
-    total = hashlib.sha256(sources_hash() + f"{model.name} {model.config} {model.card}".encode())
+    total = hashlib.sha256(sources_hash() + f"{model.name} {model.config} {model.card} {model.coverage}".encode())
     for name, tensor in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         total.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return total.hexdigest()[:16]

@@ -94,6 +94,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 @ONE_RUN
 def test_the_suite_runs(quick: dict[str, Any]) -> None:
     ways = {(row["way"], row["threads"]) for row in quick["step"]}
@@ -104,6 +105,7 @@ def test_the_suite_runs(quick: dict[str, Any]) -> None:
     assert "/" not in quick["command"].replace("benchmarks/chgnet_suite", "")
 
 
+@pytest.mark.slow
 @ONE_RUN
 def test_operations_are_those_of_the_messages(quick: dict[str, Any]) -> None:
     """Of 8 atoms of MgO and the small model: 3 layers of edges, 2 of bonds, the first of these with tables."""

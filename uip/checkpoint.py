@@ -3,6 +3,7 @@
 A checkpoint is one torch file of tensors and plain containers:
 
     format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
+    coverage (elements and moments that the weights were trained for; absent if not recorded)
     calibration (`uip.models.uncertainty`: projection and record; only of a calibrated model)
     training (training state for `--resume`: optimiser, EMA, counters, config; only in last.ckpt)
 
@@ -23,7 +24,7 @@ from uip.config import from_dict, suggestion
 from uip.importers.published import PUBLISHED, chgnet_from_file, is_chgnet, load_published
 from uip.importers.torch_files import read_tensors
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
-from uip.models.card import ModelCard
+from uip.models.card import Coverage, ModelCard
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.potential import Potential
 from uip.models.uncertainty import Calibration, CalibrationRecord
@@ -53,6 +54,8 @@ def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str
         "state": model.state_dict(),
         "card": asdict(model.card),
     }
+    if model.coverage is not None:
+        content["coverage"] = asdict(model.coverage)
     if model.calibration is not None:
         record = asdict(model.calibration.record)
         content["calibration"] = {"projection": model.calibration.projection, "record": record}
@@ -140,11 +143,16 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
         raise ValueError(f"{path} holds an unknown model '{content['model']}'{suggestion(content['model'], MODELS)}")
     cls, config = MODELS[content["model"]]
     model = cls(from_dict(config, content["settings"]))
+    name, _ = next(model.named_parameters())
+    if name in content["state"]:  # float64 weights must not be rounded
+        model.to(dtype=content["state"][name].dtype)
     try:
         model.load_state_dict(content["state"])
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error
     model.card = from_dict(ModelCard, content["card"])
+    if "coverage" in content:
+        model.coverage = from_dict(Coverage, content["coverage"])
     if "calibration" in content:
         model.calibration = _calibration(content["calibration"], model.last_layer.in_features, path)
     return model

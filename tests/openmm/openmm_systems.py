@@ -17,13 +17,17 @@ from uip.openmm import create_force, topology_from_atoms
 from uip.units import EV_TO_KJ_PER_MOL
 
 AVAILABLE = {openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())}
-PLATFORMS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(name not in AVAILABLE, reason=f"OpenMM finds no {name} platform on this machine"),
-    )
-    for name in ("Reference", "CPU", "OpenCL")
-]
+
+
+def platforms(*, slow: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """For each platform of OpenMM, which may be absent; kernels of OpenCL take seconds to compile."""
+    marks = {
+        name: [pytest.mark.skipif(name not in AVAILABLE, reason=f"OpenMM finds no {name} platform on this machine")]
+        for name in ("Reference", "CPU", "OpenCL")
+    }
+    for name in slow:
+        marks[name].append(pytest.mark.slow)
+    return pytest.mark.parametrize("platform", [pytest.param(name, marks=marks[name]) for name in marks])
 
 
 def small() -> Path:

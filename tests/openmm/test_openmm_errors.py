@@ -11,7 +11,7 @@ import numpy as np
 import openmm
 import pytest
 import systems
-from openmm_systems import PLATFORMS, case_of, context_of, empty_system, numbers_of, small, system_of
+from openmm_systems import case_of, context_of, empty_system, numbers_of, platforms, small, system_of
 from small_programs import Bursting, Charged, Direct, write_program
 
 from uip.openmm import create_force, find_forces, magmoms, pressure_tensor, set_charge_and_spin, topology_from_atoms
@@ -102,7 +102,7 @@ def test_a_particle_outside_the_system(particle: int) -> None:
         context_of(system, case.positions)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_overlapping_atoms(platform: str) -> None:
     case = case_of(systems.water())
     context = context_of(system_of(case, small()), np.zeros((3, 3)), platform)
@@ -110,7 +110,7 @@ def test_overlapping_atoms(platform: str) -> None:
         numbers_of(context)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_positions_that_are_not_finite(platform: str) -> None:
     case = case_of(systems.water())
     context = context_of(system_of(case, small()), case.positions, platform)
@@ -120,7 +120,7 @@ def test_positions_that_are_not_finite(platform: str) -> None:
         numbers_of(context)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_results_that_are_not_finite(platform: str, tmp_path: Path) -> None:
     case = case_of(systems.water())
     system = system_of(case, write_program(Bursting(), tmp_path / "bursting.pt"))

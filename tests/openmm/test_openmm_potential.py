@@ -12,7 +12,7 @@ import pytest
 import systems
 from export_files import exported
 from openmm import app, unit
-from openmm_systems import PLATFORMS, assert_same, bounds, case_of, context_of, numbers_of, small, system_of
+from openmm_systems import assert_same, bounds, case_of, context_of, numbers_of, platforms, small, system_of
 
 from uip import Calculator
 
@@ -39,7 +39,7 @@ def test_the_entry_point_is_declared() -> None:
     assert re.search(rf'^uip = "{re.escape(ENTRY_POINT)}"$', section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 @pytest.mark.parametrize("implementation", ["native", "python"])
 @pytest.mark.parametrize("name", ["nio", "skewed_cell", "water"])
 def test_create_system(name: str, implementation: str, platform: str) -> None:
@@ -100,7 +100,7 @@ def ethane_in_a_box() -> tuple[app.Topology, np.ndarray, openmm.System]:
     return topology, positions, system
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms(slow=("OpenCL",))
 def test_mixed_system(platform: str) -> None:
     """A molecule by the model, its surroundings classical: the model adds its energy of the molecule alone."""
     topology, positions, classical = ethane_in_a_box()
@@ -142,7 +142,7 @@ def test_link_atoms(implementation: str) -> None:
     assert mixed_forces[carbons].sum(0) == pytest.approx(forces[0] + forces[4], abs=1e-9)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms(slow=("OpenCL",))
 def test_interpolation_is_linear(platform: str) -> None:
     topology, positions, classical = ethane_in_a_box()
     ends = {

@@ -14,13 +14,13 @@ from ase.build import molecule
 from export_files import COMPILED, exported
 from openmm import unit
 from openmm_systems import (
-    PLATFORMS,
     assert_same,
     bounds,
     case_of,
     context_of,
     empty_system,
     numbers_of,
+    platforms,
     published_file,
     small,
     system_of,
@@ -48,7 +48,7 @@ def ase_numbers(atoms: Atoms, model: Path, dtype: str = "float64") -> tuple[floa
     return copy.get_potential_energy(), copy.get_forces()
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 @pytest.mark.parametrize("suffix", [".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_published_model(name: str, suffix: str, platform: str) -> None:
@@ -95,7 +95,7 @@ def test_virial_of_a_model_that_needs_positions() -> None:
     assert -view.virial / case.atoms.get_volume() == pytest.approx(stress, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 @pytest.mark.parametrize(
     ("suffix", "dtype"),
     [
@@ -139,7 +139,7 @@ def test_quantities_follow_the_state() -> None:
     assert after == pytest.approx(magmoms(context_of(system_of(case, small()), moved)), rel=1e-12)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 @pytest.mark.parametrize("periodic", [True, False])
 def test_subset_in_a_periodic_system(periodic: bool, platform: str) -> None:
     """Atoms of the model scattered over many boxes among others, whose forces are periodic."""
@@ -184,7 +184,7 @@ def test_subset_in_a_periodic_system(periodic: bool, platform: str) -> None:
     )
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_virtual_sites_and_constraints(platform: str) -> None:
     """A site's force goes to the atoms that carry it; constraints beside the model hold."""
     molecule = systems.water()
@@ -212,7 +212,7 @@ def test_virtual_sites_and_constraints(platform: str) -> None:
     assert np.linalg.norm(final[4] - final[3]) == pytest.approx(0.12, rel=1e-5)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_scale_parameter_and_its_derivative(platform: str) -> None:
     case = case_of(systems.nio())
     plain = numbers_of(context_of(system_of(case, small()), case.positions, platform))

@@ -13,7 +13,7 @@ import openmm
 import pytest
 import systems
 from openmm import app, unit
-from openmm_systems import PLATFORMS, case_of, context_of, numbers_of, small, system_of
+from openmm_systems import case_of, context_of, numbers_of, platforms, small, system_of
 
 from uip.openmm import find_forces
 from uip.plugins import openmm_plugin
@@ -82,7 +82,7 @@ def test_deep_copies(tmp_path: Path) -> None:
     assert (got[1] == wanted[1]).all()
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@platforms()
 def test_checkpoint_restart(platform: str) -> None:
     case = case_of(systems.nio())
     system = system_of(case, small())

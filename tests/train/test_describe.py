@@ -51,6 +51,17 @@ def test_the_command_shows_it(file: Path) -> None:
     assert CliRunner().invoke(app, ["data", "nowhere.xyz"]).exit_code == 1
 
 
+def test_a_data_store_is_described_as_its_file(file: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert CliRunner().invoke(app, ["data", "build", str(file), "-o", str(store)]).exit_code == 0
+    of_file, of_store = (CliRunner().invoke(app, ["data", str(source)]).stdout for source in (file, store))
+    assert of_store.splitlines()[1:] == of_file.splitlines()[1:]  # but the title
+    result = CliRunner().invoke(app, ["data", str(store), "--forces-key", "DFT"])
+    assert result.exit_code == 1
+    assert "which was built with ASE's own name, but is 'DFT'" in " ".join(result.stderr.split())
+    assert CliRunner().invoke(app, ["data", str(tmp_path)]).exit_code == 1
+
+
 @pytest.mark.parametrize(("unit", "sign", "factor"), [("GPa", "tension", 1.0), ("kBar", "compression", -10.0)])
 def test_stress_in_other_conventions(tmp_path: Path, unit: str, sign: str, factor: float) -> None:
     atoms = systems.si_rattled()

@@ -108,10 +108,23 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
 
 def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
     train(small.config(tmp_path / "run", data, run={"epochs": 1}))
-    with pytest.raises(ValueError, match=r"but optim\.ema changed since .*; only data\.max_cost, .* may change"):
+    with pytest.raises(ValueError, match=r"but optim\.ema changed since .*; only data\.cache, .* may change"):
         train(small.config(tmp_path / "run", data, run={"epochs": 1}, optim={"ema": 0.5}), resume=True)
     with pytest.raises(ValueError, match="already contains a run; add --resume"):
         train(small.config(tmp_path / "run", data))
+
+
+def test_resume_knows_the_data_by_content(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
+    train(small.config(tmp_path / "run", data, run={"epochs": 1}))
+    moved = tmp_path / "elsewhere" / "moved.xyz"
+    moved.parent.mkdir()
+    moved.write_bytes(data.read_bytes())
+    train(small.config(tmp_path / "run", moved, run={"epochs": 2}), resume=True)
+    assert sum(line["kind"] == "validation" for line in read_log(tmp_path / "run" / "log.jsonl")) == 2
+    ase.io.write(moved, ase.io.read(moved, ":7"))
+    with pytest.raises(ValueError, match=r"the structures it was started with, but those of 'data\.train'"):
+        train(small.config(tmp_path / "run", moved, run={"epochs": 3}), resume=True)
 
 
 def test_settings_that_a_message_advises_to_change(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

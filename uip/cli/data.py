@@ -26,7 +26,7 @@ class FileOrCommand(TyperGroup):
 
 
 def describe(
-    file: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads.")],
+    file: Annotated[Path, typer.Argument(help="Labelled structures, in any format that ASE reads, or a data store.")],
     plot: Annotated[Path | None, typer.Option(help="Histograms (.png, .svg, .pdf).")] = None,
     against: Annotated[
         str | None, typer.Option(help="A model whose predictions tell whether labels look inverted or in other units.")
@@ -38,13 +38,12 @@ def describe(
     """Describe a data set: counts, elements, label ranges, duplicates, outliers, doubtful signs and units."""
     with user_errors():
         from uip.data import describe as description
-        from uip.data.dataset import labelled_structures
         from uip.data.label_checks import label_warnings
         from uip.data.labels import LabelKeys
 
         check_output(plot, (".png", ".svg", ".pdf"), force=True)
         keys = LabelKeys(energy_key, forces_key, stress_key)
-        found = description.describe(labelled_structures(file, keys))
+        found = description.describe(_labelled(file, keys))
         print_description(found, file.name)
         for warning in label_warnings(found.summary) + (_model_warnings(file, keys, against) if against else []):
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -80,17 +79,31 @@ def build(
                 output,
                 settings,
                 workers=workers,
-                report=lambda done, total: bar.update(task, completed=done, total=total),
+                report=lambda done, total: _show(bar, task, done, total),
             )
     console.print(f"{output}: {count} structures", markup=False, highlight=False, soft_wrap=True)
 
 
-def _model_warnings(file: Path, keys: Any, model: str) -> list[str]:
+def _show(bar: Progress, task: Any, done: int, total: int) -> None:
+    """Progress as a bar on a terminal; in a batch job as at most eleven lines."""
+    bar.update(task, completed=done, total=total)
+    if not errors.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+        errors.print(f"{done} of {total} parts", highlight=False)
+
+
+def _labelled(source: Path, keys: Any) -> Any:
+    """The structures of a file or of a data store, with their labels."""
     from uip.data.dataset import labelled_structures
+    from uip.data.sharded import stored_structures
+
+    return stored_structures(source, keys) if source.is_dir() else labelled_structures(source, keys)
+
+
+def _model_warnings(file: Path, keys: Any, model: str) -> list[str]:
     from uip.data.label_checks import warnings_against_model
     from uip.inference.evaluator import load_evaluator, predict
 
-    frames = [(structure, labels) for _, structure, labels in labelled_structures(file, keys)]
+    frames = [(structure, labels) for _, structure, labels in _labelled(file, keys)]
     predictions = predict(load_evaluator(model), (structure for structure, _ in frames))
     progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
     return warnings_against_model([labels for _, labels in frames], list(progress))

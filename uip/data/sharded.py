@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import ase
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,9 +28,9 @@ from torch import Tensor
 
 from uip.config import existing_file
 from uip.data.dataset import GraphSettings, check_elements, make_targets
-from uip.data.labels import LABELS, Labels
+from uip.data.labels import ASE_NAMES, LABELS, LabelKeys, Labels
 from uip.data.samples import Sample
-from uip.data.sharded_record import ROW, decode, elements_of, label_sizes
+from uip.data.sharded_record import LARGEST_ELEMENT, ROW, decode, elements_of, label_sizes
 from uip.graph.neighbors import build_graph
 from uip.graph.structure import Structure
 from uip.schema import Integers
@@ -149,6 +150,20 @@ class ShardedStore:
     def identity(self) -> bytes:
         """Checksum of all records, and the settings of this store, to compare data sets."""
         return f"{self.content['digest']} {self.settings.stress_scale}".encode()
+
+
+def stored_structures(folder: Path, keys: LabelKeys = ASE_NAMES) -> Iterator[tuple[ase.Atoms, Structure, Labels]]:
+    """The structures of a data store with their labels, as `uip.data.dataset.labelled_structures` of a file; atoms have
+    no entries that could be labels, since a store keeps none.
+
+    Raises:
+        ValueError: as of `ShardedStore`.
+    """
+    content = read_content(folder)
+    every = tuple(range(LARGEST_ELEMENT + 1))
+    store = ShardedStore(folder, GraphSettings(content["cutoff"], content["bond_cutoff"], None, every, keys=keys))
+    for k in range(len(store)):
+        yield ase.Atoms(), *store.structure(k)
 
 
 class _Opened:

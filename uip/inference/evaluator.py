@@ -96,9 +96,11 @@ class Evaluator:
         unknown = sorted(set(atomic_numbers.tolist()) - set(self.potential.elements))
         if unknown:
             names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"Z = {z}" for z in unknown)
-            known = f"{chemical_symbols[self.potential.elements[0]]} to {chemical_symbols[self.potential.elements[-1]]}"
-            if len(self.potential.elements) != self.potential.elements[-1] - self.potential.elements[0] + 1:
-                known = ", ".join(chemical_symbols[z] for z in self.potential.elements)
+            numbers = self.potential.elements
+            whole = range(numbers[0], numbers[-1] + 1)
+            known = ", ".join(chemical_symbols[z] for z in numbers)
+            if len(numbers) == len(whole) > 2:
+                known = f"{chemical_symbols[whole[0]]} to {chemical_symbols[whole[-1]]}"
             raise ValueError(
                 f"the structure has {names}, but '{self.potential.card.name}' knows {known}; use another model"
             )

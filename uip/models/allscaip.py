@@ -212,8 +212,8 @@ class AllScAIP(Potential):
         return self
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        return tuple(self.config.elements) or super().elements
+    def supported_elements(self) -> tuple[int, ...]:
+        return tuple(self.config.elements) or super().supported_elements
 
     @property
     def cutoff(self) -> float:

@@ -1,4 +1,4 @@
-"""Provenance of a potential; stored in checkpoints and exported files."""
+"""Provenance of a potential, and what its weights were trained for; stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ class ModelCard:
     licence: str = ""
     reference: str = ""
     """Paper or other source to cite."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the weights of a potential were trained for. Elements and moments beyond it have random weights."""
+
+    elements: tuple[int, ...]
+    """Atomic numbers in the training data."""
+    magmoms: bool = True
+    """Whether the training data had magnetic moments, with a weight in the loss."""

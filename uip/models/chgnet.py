@@ -153,7 +153,6 @@ class CHGNet(Potential):
     name = "chgnet"
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
-    plain_outputs = ("node_energy", "edge_grad", "magmoms")
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()
@@ -214,6 +213,11 @@ class CHGNet(Potential):
     @property
     def bond_cutoff(self) -> float:
         return self.config.bond_cutoff
+
+    @property
+    def plain_outputs(self) -> tuple[str, ...]:
+        untrained = self.coverage is not None and not self.coverage.magmoms
+        return ("node_energy", "edge_grad") if untrained else ("node_energy", "edge_grad", "magmoms")
 
     @property
     def last_layer(self) -> nn.Linear:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from uip.models.card import ModelCard
+from uip.models.card import Coverage, ModelCard
 from uip.models.uncertainty import Calibration
 from uip.ops.soft_rank import SoftNearest
 
@@ -92,6 +92,8 @@ class Potential(nn.Module):
     """Energy of each element, eV."""
     calibration: Calibration | None
     """For uncertainties of energies; None: not calibrated."""
+    coverage: Coverage | None = None
+    """None: not recorded; all that the architecture supports."""
     soft: SoftNearest | None = None
     """Criterion for an edge to be a bond; None: `bond_cutoff`."""
     recompute: bool = False
@@ -158,7 +160,12 @@ class Potential(nn.Module):
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that the model supports."""
+        """Atomic numbers that the model was trained for."""
+        return self.supported_elements if self.coverage is None else self.coverage.elements
+
+    @property
+    def supported_elements(self) -> tuple[int, ...]:
+        """Atomic numbers for which the architecture has weights."""
         return tuple(range(1, self.config.num_elements + 1))
 
     @property

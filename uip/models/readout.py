@@ -78,9 +78,12 @@ def run_energies(model: Potential, inputs: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _by_name(model: Potential, output: Output) -> dict[str, Tensor | None]:
-    """What the model returned, by name of `uip.schema`; features become uncertainty vectors."""
+    """What the model returned, by name of `uip.schema`; features become uncertainty vectors. Untrained magnetic moments
+    are left out."""
     results: dict[str, Tensor | None] = output._asdict()
     features = results.pop("features")
+    if "magmoms" not in model.plain_outputs:
+        results["magmoms"] = None
     if model.calibration is not None:
         results[VECTORS] = model.calibration(features)
     return results

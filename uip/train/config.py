@@ -228,7 +228,7 @@ ADJUSTABLE = {
 """Settings that affect results and may nevertheless change when a run is resumed; the change is logged."""
 
 PATHS = {"data.train", "data.validation"}
-"""Paths, which may differ between machines; the file contents must be the same."""
+"""Paths, which may differ between machines and when a run is resumed; the structures must be the same."""
 
 RENAMED = {"model.start": "init_from", "model.move": "trainable", "data.rotate": "augment"}
 """Deprecated keys, and their new names in the same table."""

@@ -38,7 +38,15 @@ from uip.train.distributed import Ranks
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
-from uip.train.setup import explain_write_errors, initial_model, open_data, open_files, prepare_folder, run_device
+from uip.train.setup import (
+    coverage_of,
+    explain_write_errors,
+    initial_model,
+    open_data,
+    open_files,
+    prepare_folder,
+    run_device,
+)
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
 from uip.train.step import Plan, gradient_step
@@ -78,10 +86,12 @@ def train(
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model)
     test = open_files(config, model, config.data.test)
+    model.coverage = coverage_of(config, model, training)
     going_on = resume and (folder / "last.ckpt").exists()
     if not going_on:
         set_references(config, model, training, ranks)
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
+    state.data = training.digest() + validation.digest()
     changed: Changes = {}
     if going_on:
         changed = resume_from(state, config, folder / "last.ckpt")
@@ -90,7 +100,7 @@ def train(
     # paths may differ between machines; file contents are compared below
     same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
     ranks.check_same("settings", repr(same))
-    ranks.check_same("data", training.digest() + validation.digest())
+    ranks.check_same("data", state.data)
     ranks.check_same("weights", weights_digest(state.model))
     if ranks.is_first:
         with explain_write_errors(folder, DISK_FULL_ADVICE):

@@ -33,8 +33,8 @@ def set_references(config: TrainConfig, model: Potential, training: Dataset, ran
     num_elements = model.config.num_elements
     reference = model.reference_energy[-num_elements:]
     for symbol, value in config.data.reference_energies.items():
-        if atomic_numbers.get(symbol) not in model.elements:
-            known = [name for name, z in atomic_numbers.items() if z in model.elements]
+        if atomic_numbers.get(symbol) not in model.supported_elements:
+            known = [name for name, z in atomic_numbers.items() if z in model.supported_elements]
             raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
         reference[atomic_numbers[symbol] - 1] = float(value)
     if config.data.reference == "keep" or config.data.reference_energies:

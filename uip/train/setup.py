@@ -21,7 +21,7 @@ from uip.data.dataset import Dataset, GraphSettings, SampleStore, open_store
 from uip.data.samples import Sample
 from uip.data.sharded import ShardedStore, existing_source
 from uip.data.split import group_split, groups_of, random_split
-from uip.models.card import ModelCard
+from uip.models.card import Coverage, ModelCard
 from uip.models.potential import Potential
 from uip.schema import Integers
 from uip.train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -139,6 +139,7 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
         raise ValueError(
             f"'model.architecture' must fit the weights of '{choice.init_from}', but {_first(error)}"
         ) from error
+    model.coverage = old.coverage
     model.card = replace(
         card,
         licence=choice.licence or old.card.licence,
@@ -171,7 +172,7 @@ def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> D
     wait for its lock, not in a barrier, which would give up after half an hour.
     """
     data = config.data
-    graph = (model.cutoff, model.bond_cutoff, model.soft, model.elements)
+    graph = (model.cutoff, model.bond_cutoff, model.soft, model.supported_elements)
     settings = GraphSettings(*graph, data.stress_scale, data.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
     stores: list[SampleStore] = []
@@ -182,6 +183,17 @@ def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> D
         with explain_write_errors(cache, "free disk space, or choose another 'data.cache'"):
             stores.append(open_store(path, settings, cache))
     return Dataset(stores)
+
+
+def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Coverage | None:
+    """What `model` is trained for after a run with these data; None for weights of which it is not recorded."""
+    if config.model.init_from and model.coverage is None:
+        return None
+    before = model.coverage or Coverage((), magmoms=False)
+    elements = {z for z in model.supported_elements if training.contains(z).any()}
+    weights = [config.loss.weights(progress)["magmoms"] for progress in (0.0, 1.0)]
+    moments = max(weights) > 0 and training.num_labels("magmoms") > 0
+    return Coverage(tuple(sorted(elements.union(before.elements))), moments or before.magmoms)
 
 
 def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
-from uip.train.config import ADJUSTABLE, Changes, TrainConfig, changes
+from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes
 from uip.train.optim import EMA, make_optimizer, select_trainable
 
 
@@ -28,6 +28,8 @@ class State:
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.AdamW
     ema: EMA | None
+    data: str = ""
+    """Hash of the training and validation structures."""
     epoch: int = 0
     batch: int = 0
     """Number of batches done in this epoch."""
@@ -65,6 +67,7 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
         "version": uip.__version__,
         "revision": revision(),
         "optimizer": state.optimizer.state_dict(),
+        "data": state.data,
         "average": None if state.ema is None else state.ema.state(),
         "counters": {name: getattr(state, name) for name in COUNTERS},
     }
@@ -75,17 +78,20 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
     """Restore `state` from the checkpoint `path`; returns the settings that were adjusted since it was written.
 
     Raises:
-        ValueError: the checkpoint was written with other settings, which are not in `ADJUSTABLE`.
+        ValueError: the checkpoint was written with other structures, or with settings not in `ADJUSTABLE`.
     """
     saved = read_training(path)
+    _check_data(state.data, saved.get("data"), path)
     # "recipe": the name of this entry in checkpoints of version 0.1
     changed = changes(config, saved["config"] if "config" in saved else saved["recipe"])
+    if saved.get("data"):  # the same structures, from any file
+        changed = {name: values for name, values in changed.items() if name not in PATHS}
     different = [name for name in changed if name not in ADJUSTABLE]
     if different:
         raise ValueError(
             f"a run must resume with the settings it was started with, but {', '.join(different)} changed since {path} "
-            f"was written; only {', '.join(sorted(ADJUSTABLE))} may change; change them back, or start a new run with "
-            "'model.init_from' set to that file"
+            f"was written; only {', '.join(sorted(ADJUSTABLE | CHANGEABLE | PATHS))} may change; change them back, or "
+            "start a new run with 'model.init_from' set to that file"
         )
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
@@ -95,6 +101,16 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
         # checkpoints of version 0.1 lack some
         setattr(state, name, saved["counters"].get(name, getattr(state, name)))
     return changed
+
+
+def _check_data(present: str, saved: str | None, path: Path) -> None:
+    """Checkpoints of version 0.1 have no hash."""
+    if saved and saved != present:
+        raise ValueError(
+            f"a run must resume with the structures it was started with, but those of 'data.train' or "
+            f"'data.validation' changed since {path} was written; restore the files, or start a new run with "
+            "'model.init_from' set to that file"
+        )
 
 
 def revision(folder: Path = Path(__file__).parent) -> str:
