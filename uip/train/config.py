@@ -77,6 +77,8 @@ class DataConfig:
     elements are added."""
     reference_energies: dict[str, float] = field(default_factory=dict)
     """Reference energies of elements that are not fitted, eV: { Si = -5.4 }."""
+    scale: str = "none"
+    """Factor of the outputs of a new model: "rmsd", the root mean square of the force labels (allscaip), or "none"."""
     energy_key: str = ""
     """Entry of the files (info of ASE) with the energy, for example "REF_energy"; empty: free_energy of ASE, else its
     energy."""
@@ -116,6 +118,8 @@ class DataConfig:
                 f"virials ('data.stress_key' is {self.stress_key!r}) must be in eV and positive under compression, got "
                 f"'data.stress_unit' {self.stress_unit!r} and 'data.stress_sign' {self.stress_sign!r}; leave both out"
             )
+        if self.scale not in ("none", "rmsd"):
+            raise ValueError(f"'data.scale' must be 'rmsd' or 'none', got {self.scale!r}")
         if self.augment is not None and not isinstance(self.augment, bool):
             raise ValueError(f"'data.augment' must be true or false, got {self.augment!r}")
         if self.batch_size < 1:

@@ -38,6 +38,7 @@ from uip.train.distributed import Ranks
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
+from uip.train.scale import set_scale
 from uip.train.setup import (
     coverage_of,
     explain_write_errors,
@@ -90,6 +91,7 @@ def train(
     going_on = resume and (folder / "last.ckpt").exists()
     if not going_on:
         set_references(config, model, training, ranks)
+        set_scale(config, model, training)
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
     state.data = training.digest() + validation.digest()
     changed: Changes = {}
