@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import small
 import torch
+from ase.data import atomic_numbers
 
 from uip.models.readout import evaluate
 from uip.train.distributed import Ranks
@@ -36,6 +37,28 @@ def test_errors_of_validation(tmp_path: Path) -> None:
         assert found[f"{name}_rmse"] == pytest.approx(unit * float(torch.square(error).mean().sqrt()), rel=1e-9), name
     assert found["magmoms"] is None
     assert found["magmoms_rmse"] is None
+
+
+def test_errors_by_element(tmp_path: Path) -> None:
+    file = small.write_frames(tmp_path / "four.xyz", 4)
+    config = small.config(tmp_path, file, data={"max_cost": 1.0}, optim={"ema": 0.0})
+    model = initial_model(config)
+    _, data = open_data(config, model)
+    found = validate(config, initial_state(config, model.double()).model, data, Ranks())
+    sample = data.batch(range(4))
+    numbers, outputs = sample.graph.atomic_numbers, evaluate(model, sample.graph)
+    forces = 1e3 * (outputs.forces - sample.targets.forces).abs()
+    magmoms = (outputs.magmoms - sample.targets.magmoms).abs()
+    assert set(found["magmoms_by_element"]) == {"Ni", "O"}  # oxygen: of NiO, not of water
+    for symbol, number in {"Si": 14, "O": 8, "Ni": 28, "H": 1}.items():
+        chosen = numbers == number
+        assert found["forces_by_element"][symbol] == pytest.approx(float(forces[chosen].mean()), rel=1e-9)
+        if symbol in found["magmoms_by_element"]:
+            wanted = magmoms[chosen].nanmean()
+            assert found["magmoms_by_element"][symbol] == pytest.approx(float(wanted), rel=1e-9)
+    atoms = {symbol: int((numbers == atomic_numbers[symbol]).sum()) for symbol in found["forces_by_element"]}
+    mean = sum(found["forces_by_element"][symbol] * many for symbol, many in atoms.items()) / len(numbers)
+    assert mean == pytest.approx(found["forces"], rel=1e-9)
 
 
 def test_the_best_potential_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
