@@ -41,7 +41,7 @@ test slow: export OMP_WAIT_POLICY = passive
 
 # Two processes with one thread each; WORKERS=0 runs all tests in one process with two threads.
 WORKERS ?= 2
-PYTEST := $(PY) -m pytest -q -n $(WORKERS) --dist loadgroup --durations 15 -rs
+PYTEST := $(PY) -m pytest -q -n $(WORKERS) --dist loadgroup --durations 40 -rs
 
 test: env
 	$(PYTEST) -m "not slow"
