@@ -24,6 +24,9 @@ class WithSettings(TyperCommand):
 def train(
     config: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The settings of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", help="Train N models with different seeds, for a committee.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, e.g. optim.learning_rate=1e-3."),
@@ -35,7 +38,7 @@ def train(
     """
     from uip.train.__main__ import run
 
-    raise typer.Exit(run(config, overrides or [], resume=resume, debug=debug_is_on()))
+    raise typer.Exit(run(config, overrides or [], resume=resume, seeds=seeds, debug=debug_is_on()))
 
 
 def config(

@@ -2,6 +2,7 @@
 
 python -m uip.train run.toml                                   # one process; `uip train run.toml` is the same
 python -m uip.train run.toml --resume                          # continue from the last checkpoint
+python -m uip.train run.toml --seeds 4                         # four models for a committee, one after the other
 torchrun --nproc-per-node 4 -m uip.train run.toml              # four processes, each computes a part of every step
 srun -n 4 python -m uip.train run.toml                         # the same, in a SLURM job
 """
@@ -23,8 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import uip
-from uip.train.config import read_config
+from uip.train.config import TrainConfig, read_config
 from uip.train.loop import StepCallback, train
+from uip.train.members import is_finished, members
 from uip.train.signals import StoppedError
 from uip.train.slurm import slurm_ranks
 from uip.train.template import settings_text
@@ -52,20 +54,53 @@ def main(arguments: list[str]) -> int:
         dest="overrides",
         help="replace a setting of RUN.toml, for example optim.learning_rate=1e-3; may be repeated",
     )
+    parser.add_argument("--seeds", type=int, metavar="N", help="train N models with different seeds, for a committee")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
         options = parser.parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
-    return run(options.config, options.overrides, resume=options.resume, debug=options.debug)
+    return run(options.config, options.overrides, resume=options.resume, seeds=options.seeds, debug=options.debug)
 
 
-def run(path: Path, overrides: list[str], *, resume: bool, debug: bool = False) -> int:
+def run(path: Path, overrides: list[str], *, resume: bool, seeds: int | None = None, debug: bool = False) -> int:
     """Train with the config in `path`, with settings replaced by `overrides`; returns the exit code.
+
+    Args:
+        seeds: this number of models for a committee; those that are finished are left as they are.
+    """
+    try:
+        os.environ.update(slurm_ranks(os.environ))
+        config = read_config(path, overrides)
+        if seeds is None:
+            return run_one(config, resume=resume, debug=debug)
+        return run_members(members(config, seeds, resume=resume), resume=resume, debug=debug)
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        sys.stderr.write(f"uip.train: {error}\n")
+        return 1
+
+
+def run_members(configs: list[TrainConfig], *, resume: bool, debug: bool) -> int:
+    """Train the members of a committee that are not finished; returns the exit code of the first that fails, or 0."""
+    for number, config in enumerate(configs):
+        title = f"model {number + 1} of {len(configs)}, {config.run.folder}"
+        if is_finished(config):
+            print_once(f"{title}: finished")
+            continue
+        print_once(title)
+        if code := run_one(config, resume=resume, debug=debug):
+            return code
+    return 0
+
+
+def run_one(config: TrainConfig, *, resume: bool, debug: bool) -> int:
+    """Train one model; returns the exit code.
 
     A run that fails appends the traceback to error.log in its folder (error_rank1.log, ... of other ranks).
     """
-    folder, began = None, False
+    began = False
 
     def begin(done: int, total: int, structures: int) -> None:
         nonlocal began
@@ -73,16 +108,13 @@ def run(path: Path, overrides: list[str], *, resume: bool, debug: bool = False) 
         on_step(done, total, structures)
 
     try:
-        os.environ.update(slurm_ranks(os.environ))
-        config = read_config(path, overrides)
-        folder = Path(config.run.folder)
         with progress_bar() as on_step:
             best = train(config, resume=resume, report=print_once, on_step=begin)
     except StoppedError as stop:
         sys.stderr.write(f"uip.train: {stop}\n")
         return stop.exit_code
     except Exception as error:
-        log = write_error_log(folder) if began or not isinstance(error, MISTAKES) else None
+        log = write_error_log(Path(config.run.folder)) if began or not isinstance(error, MISTAKES) else None
         if debug or not isinstance(error, USER_ERRORS):
             raise
         sys.stderr.write(f"uip.train: {error}\n")
@@ -93,9 +125,9 @@ def run(path: Path, overrides: list[str], *, resume: bool, debug: bool = False) 
     return 0
 
 
-def write_error_log(folder: Path | None) -> Path | None:
+def write_error_log(folder: Path) -> Path | None:
     """Write the exception that is being handled, with versions; None if the run has no folder or it is not writable."""
-    if folder is None or not folder.is_dir():
+    if not folder.is_dir():
         return None
     rank = os.environ.get("RANK", "0")
     path = folder / ("error.log" if rank == "0" else f"error_rank{rank}.log")

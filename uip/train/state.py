@@ -82,6 +82,23 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
     """
     saved = read_training(path)
     _check_data(state.data, saved.get("data"), path)
+    changed = check_settings(config, saved, path)
+    state.model.load_state_dict(saved["state"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.ema is not None:
+        state.ema.load(saved["average"])
+    for name in COUNTERS:
+        # checkpoints of version 0.1 lack some
+        setattr(state, name, saved["counters"].get(name, getattr(state, name)))
+    return changed
+
+
+def check_settings(config: TrainConfig, saved: dict[str, Any], path: Path) -> Changes:
+    """The settings that were adjusted since the checkpoint `path`, with the content `saved`, was written.
+
+    Raises:
+        ValueError: others, which are not in `ADJUSTABLE`, changed too.
+    """
     # "recipe": the name of this entry in checkpoints of version 0.1
     changed = changes(config, saved["config"] if "config" in saved else saved["recipe"])
     if saved.get("data"):  # the same structures, from any file
@@ -93,13 +110,6 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
             f"was written; only {', '.join(sorted(ADJUSTABLE | CHANGEABLE | PATHS))} may change; change them back, or "
             "start a new run with 'model.init_from' set to that file"
         )
-    state.model.load_state_dict(saved["state"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if state.ema is not None:
-        state.ema.load(saved["average"])
-    for name in COUNTERS:
-        # checkpoints of version 0.1 lack some
-        setattr(state, name, saved["counters"].get(name, getattr(state, name)))
     return changed
 
 
