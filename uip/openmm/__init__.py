@@ -8,6 +8,7 @@ model file, which is executable: load only trusted XML. Call `load_plugin` befor
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from uip.openmm.force import UipForceView, create_force, find_forces, magmoms, node_energies, set_charge_and_spin
@@ -16,6 +17,7 @@ from uip.openmm.reporter import PressureReporter, pressure_tensor
 from uip.openmm.structure import topology_from_atoms
 
 if TYPE_CHECKING:
+    from uip.openmm.deviation import DeviationReporter as DeviationReporter
     from uip.openmm.python_force import create_python_force as create_python_force
 
 __all__ = [
@@ -28,15 +30,17 @@ __all__ = [
     "UipForceView",
     "pressure_tensor",
     "PressureReporter",
+    "DeviationReporter",
     "create_python_force",
     "topology_from_atoms",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # the native force does without torch's Python part; only the PythonForce imports it
-    if name != "create_python_force":
-        raise AttributeError(f"module 'uip.openmm' has no attribute '{name}'")
-    from uip.openmm.python_force import create_python_force
+# the native force does without torch's Python part; only these import it
+WITH_TORCH = {"create_python_force": "python_force", "DeviationReporter": "deviation"}
 
-    return create_python_force
+
+def __getattr__(name: str) -> Any:
+    if name not in WITH_TORCH:
+        raise AttributeError(f"module 'uip.openmm' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"uip.openmm.{WITH_TORCH[name]}"), name)

@@ -38,7 +38,7 @@ class PythonPotential:
     def _load(self, model: Path | str, trusted: Path | str | None = None) -> None:
         s = self.settings
         self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"], trusted=trusted)
-        _check_charge_and_spin(self.name, self.evaluator, s["charge"], s["spin"])
+        check_charge_and_spin_of(self.name, self.evaluator, s["charge"], s["spin"])
         self.evaluator.check_elements(self.atomic_numbers)
         self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
 
@@ -77,7 +77,7 @@ class PythonPotential:
         return float(prediction["energy"]) * EV_TO_KJ_PER_MOL, forces
 
 
-def _check_charge_and_spin(name: str, evaluator: Evaluator, charge: int, spin: int) -> None:
+def check_charge_and_spin_of(name: str, evaluator: Evaluator, charge: int, spin: int) -> None:
     charge, spin = check_charge_and_spin(charge, spin)
     inputs = evaluator.potential.inputs
     for quantity, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
