@@ -2,15 +2,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format docs wheel test-wheel bench bench-docs bench-env bench-openmm bench-allscaip \
-  test-torchforce clean
+.PHONY: env demo test slow check format docs test-docs reference notebooks wheel test-wheel bench bench-docs bench-env \
+  bench-openmm bench-allscaip test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
-	@echo "make docs    the documentation as a site, build/site"
+	@echo "make docs    the documentation as a site, build/site     make test-docs   looks at it in Chromium"
+	@echo "make reference   docs/reference from the program        make notebooks   runs docs/notebooks again"
 	@echo "make wheel   dist/uip-*.whl, for every Python      make test-wheel   tries it in a fresh environment (1.5 GB)"
 	@echo "make bench-openmm   native force, PythonForce, chgnet   make test-torchforce   stock openmm-torch (2.8 GB)"
 	@echo "make bench-allscaip REQUIREMENTS=file   AllScAIP against fairchem-core, in an environment of its own"
@@ -57,6 +58,7 @@ check: env
 	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' | grep -v schema.h)
 	$(PY) -m uip.schema --check
+	$(PY) .ci/reference_pages.py --check
 	$(PY) -m pytest -q tests/test_architecture.py
 
 format: env
@@ -89,6 +91,18 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv-docs/ready
 	.venv-docs/bin/mkdocs build
 	@echo "written: build/site/index.html"
+
+# Pictures of all pages are in build/screenshots.
+test-docs: docs
+	.venv-docs/bin/python -m pip install --quiet --group test-docs
+	.venv-docs/bin/python tests/site/try_site.py build/site build/screenshots
+
+reference: env
+	$(PY) .ci/reference_pages.py
+
+notebooks: env
+	$(PY) -m pip install --quiet --group notebooks
+	$(PY) .ci/run_notebooks.py docs/notebooks/*.ipynb
 
 # The peer is needed with all its dependencies here.
 bench-env: env

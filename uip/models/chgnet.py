@@ -43,15 +43,19 @@ class CHGNetConfig:
     num_elements: int = 94
     """Elements 1 (H) .. num_elements are known."""
     channels: int = 64
+    """Features of an atom, a bond and an angle."""
     num_layers: int = 4
     """Atom updates; bonds are updated num_layers - 1 times, angles num_layers - 2 times."""
     cutoff: float = 6.0
-    """A."""
+    """Neighbours of an atom are nearer than this, A."""
     bond_cutoff: float = 3.0
-    """A; edges that form angles are shorter."""
+    """Edges that form angles are shorter than this, A."""
     num_radial: int = 31
+    """Radial basis functions of a distance."""
     num_angular: int = 31
+    """Fourier basis functions of an angle."""
     envelope_exponent: int = 8
+    """Exponent of the polynomial with which basis functions vanish at the cutoff."""
     num_readout: int = 3
     """Hidden layers of the energy MLP."""
     norm: bool = True

@@ -12,6 +12,8 @@ from uip.config import field_documentation
 from uip.train.config import DataConfig, TrainConfig
 
 WIDTH = 120
+TABLES = ("model", "data", "loss", "optim", "run")
+"""The tables of the file, in order."""
 EXAMPLE = TrainConfig(DataConfig(train=("labelled.xyz",)))
 """The defaults; `data.train` has none."""
 
@@ -19,8 +21,7 @@ EXAMPLE = TrainConfig(DataConfig(train=("labelled.xyz",)))
 def settings_text(config: TrainConfig | None = None) -> str:
     """`config` as TOML, None: the defaults; reading it gives the same settings."""
     config = config or EXAMPLE
-    order = ("model", "data", "loss", "optim", "run")
-    return "\n".join(_table(name, getattr(config, name)) for name in order)
+    return "\n".join(_table(name, getattr(config, name)) for name in TABLES)
 
 
 def _table(name: str, settings: Any) -> str:
@@ -30,7 +31,7 @@ def _table(name: str, settings: Any) -> str:
         lines += [f"# {line}" for line in _wrapped(documentation.get(field.name, ""))]
         value = getattr(settings, field.name)
         # TOML has no null: a setting that is left out is shown as a comment
-        lines.append(f"# {field.name} =" if value is None else f"{field.name} = {_toml(value)}")
+        lines.append(f"# {field.name} =" if value is None else f"{field.name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -38,11 +39,11 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), WIDTH - 2)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """One value; JSON's strings, numbers and booleans are TOML's too."""
     if isinstance(value, Mapping):
-        items = ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items())
+        items = ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {items} }}" if items else "{}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     return json.dumps(value)
