@@ -181,6 +181,8 @@ class RunConfig:
     memory, 1.5 times the time. Try a small `data.max_cost` first; only a single large structure needs this."""
     tensorboard: bool = False
     """Also write the log for TensorBoard."""
+    wandb: str = ""
+    """Also send the log to this project of Weights & Biases; empty: not."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -214,6 +216,7 @@ CHANGEABLE = {
     "run.keep_best",
     "run.threads",
     "run.tensorboard",
+    "run.wandb",
     "data.cache",
     "data.test",
     "data.workers",

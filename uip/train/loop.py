@@ -51,6 +51,7 @@ from uip.train.setup import (
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
 from uip.train.step import Plan, gradient_step
+from uip.train.trackers import trackers
 from uip.train.validation import format_errors, validate
 
 StepCallback = Callable[[int, int, int], None]
@@ -113,7 +114,8 @@ def train(
     )
     for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
         report(f"warning: {warning}")
-    log = Log(folder, keep=state.lines, tensorboard=config.run.tensorboard) if ranks.is_first else None
+    track = partial(trackers, config.run, folder, config.values())
+    log = Log(folder, keep=state.lines, track=track) if ranks.is_first else None
     log_changes(log, state, changed, report)
     try:
         with stop_requests() as stop:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from uip.train.curves import Curves
+from uip.train.trackers import Tracker
 
 Line = dict[str, Any]
 
@@ -33,12 +35,15 @@ class Log:
 
     Args:
         keep: number of lines to keep; later lines, written by an interrupted run, are removed.
-        tensorboard: also write the numbers for TensorBoard.
+        track: called with the step of the last line that is kept; returns where the numbers are written too.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 0, tensorboard: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int = 0, track: Callable[[int], Sequence[Tracker]] = lambda step: ()
+    ) -> None:
         self.path = folder / "log.jsonl"
         kept = read_log(self.path)[:keep]
+        self.trackers = track(kept[-1]["step"] if kept else 0)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         os.replace(temporary, self.path)
@@ -47,16 +52,13 @@ class Log:
         for line in kept:
             self.curves.add(line)
         self.drawn = time.monotonic()
-        self.writer = _tensorboard(folder, kept[-1]["step"] if kept else 0) if tensorboard else None
 
     def write(self, line: Line) -> None:
         """One line."""
         self.file.write(f"{json.dumps(line)}\n")
         self.curves.add(line)
-        if self.writer is not None:
-            for name, value in line.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        for tracker in self.trackers:
+            tracker.write(line)
 
     def draw(self, *, every: float = 60.0) -> None:
         """Update curves.png if it is older than `every` seconds; drawing takes longer than a short epoch."""
@@ -68,13 +70,5 @@ class Log:
         """Close the file and update curves.png."""
         self.file.close()
         self.draw(every=0.0)
-        if self.writer is not None:
-            self.writer.close()
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("'run.tensorboard' needs the package tensorboard; run 'pip install tensorboard'") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        for tracker in self.trackers:
+            tracker.close()
