@@ -244,16 +244,37 @@ int PairUIP::absent_bits() const {
   return bits;
 }
 
+/// `fix pair` asks when it is created, and again in each of its steps.
 void *PairUIP::extract_peratom(const char *name, int &num_columns) {
-  const bool is_magmoms =
-      model_ && strcmp(name, schema::magmoms) == 0 && has(model_->metadata().outputs, schema::magmoms);
-  const bool is_deviation = !others_.empty() && strcmp(name, "deviation") == 0;
-  const bool is_uncertainty = has_uncertainty() && strcmp(name, "uncertainty") == 0;
-  if (!is_magmoms && !is_deviation && !is_uncertainty) return nullptr;
+  const bool is_magmoms = strcmp(name, schema::magmoms) == 0, is_deviation = strcmp(name, "deviation") == 0;
+  if (!is_magmoms && !is_deviation && strcmp(name, "uncertainty") != 0) return nullptr;
+  check_quantity(name);
+  if (is_deviation) check_deviation_step();
   num_columns = 0;
   auto &values = is_magmoms ? magmoms_ : is_deviation ? deviation_ : uncertainty_;
   if (values.size() < static_cast<size_t>(atom->nmax)) values.resize(atom->nmax, 0.0);
   return values.data();
+}
+
+/// Whether the model in use has a quantity of atoms.
+void PairUIP::check_quantity(const std::string &name) const {
+  if (!model_) {
+    error->all(FLERR, "fix pair: '{}' of pair style uip needs a model; give pair_coeff in front of the fix", name);
+  }
+  if (name == schema::magmoms && !has(model_->metadata().outputs, schema::magmoms)) {
+    error->all(FLERR, "fix pair: 'magmoms' needs a model with magnetic moments, but '{}' has none; leave it out",
+               model_->metadata().name);
+  }
+  if (name == "deviation" && others_.empty()) {
+    error->all(FLERR,
+               "fix pair: 'deviation' needs a committee, but pair_coeff names one model; use 'pair_style uip "
+               "committee' and name more model files");
+  }
+  if (name == "uncertainty" && !has_uncertainty()) {
+    error->all(FLERR,
+               "fix pair: 'uncertainty' needs one calibrated model; run 'uip calibrate' and export the checkpoint that "
+               "it writes, or use 'deviation' of a committee");
+  }
 }
 
 double PairUIP::memory_usage() {

@@ -149,6 +149,8 @@ class PairUIP final : public LAMMPS_NS::Pair {
   void mark_virial_unknown();
   void keep_magmoms(const at::Tensor &magmoms);
 
+  void check_quantity(const std::string &name) const;
+  void check_deviation_step() const;
   bool deviation_is_due() const;
   std::vector<Tensors> run_members(const Tensors &inputs);
   MemberResult member_result(const Tensors &outputs);

@@ -29,6 +29,18 @@ bool PairUIP::deviation_is_due() const {
   return !others_.empty() && update->ntimestep % settings_.committee.every == 0;
 }
 
+/// A `fix pair` that asks in other steps than those with deviations would get zeros, which look like certainty. LAMMPS
+/// does not tell a pair style the fix's N: this is noticed in the first such step.
+void PairUIP::check_deviation_step() const {
+  if (update->whichflag == 0 || deviation_is_due()) return;
+  const int every = settings_.committee.every;
+  error->all(
+      FLERR,
+      "fix pair asks for deviations in step {}, but 'committee every {}' has them in multiples of {} only; let N "
+      "of 'fix ID group pair N uip deviation 0' be a multiple of {}",
+      update->ntimestep, every, every, every);
+}
+
 /// Outputs of all members, of the first alone where no others are needed. Collective.
 std::vector<Tensors> PairUIP::run_members(const Tensors &inputs) {
   std::vector<Tensors> outputs = {run(*model_, inputs)};

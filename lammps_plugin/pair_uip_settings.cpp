@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 #include <sstream>
 
 #include "pair_uip.h"
@@ -66,8 +67,13 @@ void PairUIP::apply_settings(const std::vector<std::string> &arguments) {
 
 PairUIP::Settings PairUIP::read_settings(const std::vector<std::string> &arguments) const {
   Settings settings;
+  std::set<std::string> given;
   for (size_t k = 0; k < arguments.size(); k += 2) {
     const std::string &keyword = arguments[k], value = k + 1 < arguments.size() ? arguments[k + 1] : "";
+    if (!given.insert(keyword).second) {
+      error->all(FLERR, "pair_style uip: each keyword must be given once, but '{}' is there twice; remove one{}",
+                 keyword, keyword == "trusted" ? ", and put all keys in one file" : "");
+    }
     if (keyword == "device") {
       settings.device = value;
     } else if (keyword == "charge") {
@@ -77,8 +83,6 @@ PairUIP::Settings PairUIP::read_settings(const std::vector<std::string> &argumen
     } else if (keyword == "attention") {
       settings.attention = value;
     } else if (keyword == "trusted") {
-      if (!settings.trusted.empty())
-        error->all(FLERR, "pair_style uip: 'trusted' is given twice; put all keys in one file");
       settings.trusted = key_file(value);
     } else if (keyword == "committee") {
       settings.committee.is_given = true;

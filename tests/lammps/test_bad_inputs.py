@@ -139,6 +139,23 @@ COMMANDS = {
     "no file of deviations": (START + "pair_style uip committee file\n", "'file' must name a file for deviations"),
     "warn at nothing": (START + "pair_style uip committee warn 0\n", "a deviation of a force above 0, got '0'"),
     "warn at a word": (START + "pair_style uip committee warn high\n", "a deviation of a force above 0, got 'high'"),
+    "a keyword twice": (
+        START + "pair_style uip committee every 5 every 2\n",
+        "each keyword must be given once, but 'every' is there twice; remove one",
+    ),
+    "committee twice": (START + "pair_style uip committee committee\n", "but 'committee' is there twice; remove one"),
+    "deviation of one model": (
+        GOOD + "fix f all pair 1 uip deviation 0\n",
+        "'deviation' needs a committee, but pair_coeff names one model; use 'pair_style uip committee'",
+    ),
+    "uncertainty of a model without": (
+        GOOD + "fix f all pair 1 uip uncertainty 0\n",
+        "'uncertainty' needs one calibrated model; run 'uip calibrate'",
+    ),
+    "moments without a model": (
+        START + GOOD_STYLE + "fix f all pair 1 uip magmoms 0\n",
+        "'magmoms' of pair style uip needs a model; give pair_coeff in front of the fix",
+    ),
     "unknown output": (GOOD + "fix f all pair 1 uip charges 0\nrun 0\n", "charges"),
     "atoms on top of each other": (
         GOOD + "create_atoms 2 single 2.0 2.0 2.0\ncreate_atoms 1 single 2.0 2.05 2.0\nrun 0\n",

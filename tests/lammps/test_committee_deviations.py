@@ -26,12 +26,12 @@ NAMES = ("max_f", "min_f", "mean_f", "energy", "max_v", "min_v", "mean_v")
 START = "units {units}\nread_data data.atoms\nmass 1 58.69\nmass 2 15.999\nfix move all nve\n"
 
 
-def deck(name: str, style: str, files: str, units: str = "metal", steps: str = "run 0") -> str:
+def deck(name: str, style: str, files: str, units: str = "metal", steps: str = "run 0", every: int = 1) -> str:
     """A run from the start that writes what `read_result` reads."""
     lines = f"clear\nlog log.{name}\n" + START.format(units=units) + f"pair_style uip {style}\n"
     lines += f"pair_coeff * * {files} Ni O\n{OUTPUT}\ncompute dev all pair uip\n"
     if style:
-        lines += "fix dev all pair 1 uip deviation 0\n"
+        lines += f"fix dev all pair {every} uip deviation 0\n"
     lines += f"{steps}\n{DUMP.format(name=name, more='f_dev' if style else '')}"
     values = " ".join(f"$(c_dev[{8 + k}]:%.16g)" for k in range(len(NAMES)))
     return lines + f'print "DEVIATION {name} {values}"\n'
@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "committee every 2 file devi.txt",
             files,
             steps="run 4\nrun 1\nwrite_restart state",
+            every=2,
         ),
         "clear\nread_restart state\nfix move all nve\nrun 3\nprint 'RESTARTED $(pe:%.16g)'\n",
     ]
@@ -138,8 +139,8 @@ def test_file_is_that_of_deepmd(folder: Path) -> None:
     ordered = [found[name] for name in ("max_v", "min_v", "mean_v", "max_f", "min_f", "mean_f")]
     np.testing.assert_allclose(table[0, 1:], ordered, rtol=1e-6)
     assert len(set(table[:, 4])) == 5
-    # a step between has none: the last run ended at step 5
-    assert np.all(read_result(folder, "dynamics").more[:, 0] == 0.0)
+    # the last run ended at step 5: those of step 4
+    assert read_result(folder, "dynamics").more[:, 0].max() == pytest.approx(table[2, 4], rel=1e-6)
 
 
 def test_warning_names_atoms(folder: Path) -> None:
@@ -151,13 +152,11 @@ def test_warning_names_atoms(folder: Path) -> None:
     assert text.count("the committee extrapolates") == 1
 
 
-def message_of(folder: Path, tmp_path: Path, style: str, files: str) -> str:
+def message_of(folder: Path, tmp_path: Path, style: str, files: str, then: str = "run 0\n") -> str:
     """Of a run on one rank that must fail."""
     write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
-    commands = (
-        START.format(units="metal") + f"pair_style uip {style}\npair_coeff * * {folder}/0.pt {files} Ni O\nrun 0\n"
-    )
-    run = run_lammps(tmp_path, commands, 1)
+    commands = START.format(units="metal") + f"pair_style uip {style}\npair_coeff * * {folder}/0.pt {files} Ni O\n"
+    run = run_lammps(tmp_path, commands + then, 1)
     assert run.code != 0
     return " ".join(run.text.split())
 
@@ -179,3 +178,11 @@ def test_one_model_twice(folder: Path, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     text = message_of(folder, tmp_path, "committee file no/such/devi.txt", f"{folder}/1.pt")
     assert "the file of deviations 'no/such/devi.txt' must be writable, but: No such file or directory" in text
+
+
+def test_a_fix_for_steps_without_deviations(folder: Path, tmp_path: Path) -> None:
+    """Zeros would pass for certainty; a minimisation has steps too."""
+    for then in ("run 2\nrun 4\n", "minimize 0 0 6 20\n"):
+        then = "fix dev all pair 3 uip deviation 0\n" + then
+        text = message_of(folder, tmp_path, "committee every 2", f"{folder}/1.pt", then)
+        assert "fix pair asks for deviations in step 3, but 'committee every 2' has them in multiples of 2 only" in text

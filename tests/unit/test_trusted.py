@@ -189,7 +189,10 @@ def test_lammps_without_a_file_of_keys(files: Cases) -> None:
     found = errors_of_lammps(
         [("none", good, "trusted"), ("quotes", good, "trusted '\"a\"'"), ("twice", good, "trusted a trusted b")]
     )
-    assert "pair_style uip: 'trusted' is given twice; put all keys in one file" in found.pop("twice")
+    assert (
+        "each keyword must be given once, but 'trusted' is there twice; remove one, and put all keys in one file"
+        in found.pop("twice")
+    )
     for text in found.values():
         assert "pair_style uip: 'trusted' must name a file of public keys, without quotes in its name, got '" in text
 
