@@ -58,7 +58,6 @@ check: env
 	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' | grep -v schema.h)
 	$(PY) -m uip.schema --check
-	$(PY) .ci/reference_pages.py --check
 	$(PY) -m pytest -q tests/test_architecture.py
 
 format: env
@@ -79,7 +78,7 @@ test-wheel: wheel
 	$(PY) tests/wheel/try_wheel.py write build/test_wheel
 	$(PY) tests/wheel/try_wheel.py install dist/uip-*.whl build/test_wheel
 
-# The site needs no torch: an environment of its own, 0.1 GB. A dead link is an error.
+# The site needs no torch: an environment of its own, 0.2 GB. A dead link is an error.
 .venv-docs/ready: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --upgrade pip

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 SEARCHES = {
@@ -44,6 +44,7 @@ FAULTS_OF_A_PAGE = """() => {
   return faults;
 }""".replace("SHORTEST", str(SHORTEST))
 LINKS = '() => [...document.querySelectorAll("a[href]")].map(a => a.href)'
+INDEX_IS_READY = '() => !/Initializing/.test(document.querySelector(".md-search-result__meta").textContent)'
 PLACES = '() => [...document.querySelectorAll("[id]")].map(e => e.id)'
 
 
@@ -69,7 +70,7 @@ def look_at(page: Page, root: str, names: list[str], pictures: Path) -> Iterator
     page.on("response", lambda response: response.status < 400 or errors.append(f"misses {response.url}"))
     for name in names:
         errors.clear()
-        page.goto(root + name, wait_until="networkidle")
+        page.goto(root + name)
         yield from (f"{name} {fault}" for fault in [*page.evaluate(FAULTS_OF_A_PAGE), *errors])
         picture = pictures / f"{name.removesuffix('.html').replace('/', '_')}.png"
         page.screenshot(path=picture, full_page=True)
@@ -96,12 +97,15 @@ def failed_searches(page: Page, root: str) -> Iterator[str]:
     """Words that the search does not find on their page."""
     for word, name in SEARCHES.items():
         page.goto(root)
-        page.keyboard.press("/")
-        page.get_by_role("textbox", name="Search").fill(word)
+        box = page.get_by_role("textbox", name="Search")
+        box.focus()
+        # words that are typed before the index is there are lost
+        page.wait_for_function(INDEX_IS_READY)
+        box.press_sequentially(word)
         result = page.locator(f'.md-search-result__link[href*="{name}"]')
         try:
             result.first.wait_for(state="attached", timeout=10_000)
-        except Exception:
+        except TimeoutError:
             yield f"the search for '{word}' does not find {name}"
 
 
