@@ -10,6 +10,8 @@ from the app itself, as `uip --help`.
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +66,10 @@ def settings_page() -> str:
 
 def _table(name: str, cls: type[Any], *, title: str = "") -> str:
     documentation = field_documentation(cls)
-    parts = [f"## {title or f'[{name}]'}", "", " ".join((cls.__doc__ or "").split()), ""]
+    parts = [f"## {title or f'[{name}]'}", "", _text(cls.__doc__ or ""), ""]
     for field in dataclasses.fields(cls):
         key = f"{name}.{field.name}"
-        parts += [f"### `{key}`", "", f"*{_kind_and_default(field)}*", "", " ".join(documentation[field.name].split())]
+        parts += [f"### `{key}`", "", f"*{_kind_and_default(field)}*", "", _text(documentation[field.name])]
         if key in CHANGEABLE | ADJUSTABLE:
             parts.append("It may change when a run is resumed.")
         parts.append("")
@@ -118,16 +120,17 @@ def _names(parameter: Any) -> str:
 
 def _meaning(parameter: Any) -> str:
     default = parameter.default() if callable(parameter.default) else parameter.default
-    text = _text(parameter.help or "").rstrip(".").replace("|", "\\|") + "."
+    text = _text(parameter.help or "").rstrip(".") + "."
     if parameter.param_type_name == "argument" or default is None or default is False or default in ("", (), []):
         return f"{text} Required." if parameter.required and parameter.param_type_name == "option" else text
     return f"{text} Default: `{' '.join(map(str, default)) if isinstance(default, (list, tuple)) else default}`."
 
 
 def _text(text: str) -> str:
-    """Paragraphs of a docstring, without its line breaks."""
-    plain = text.replace("\b", "").replace("<", "&lt;").replace(">", "&gt;")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in plain.split("\n\n"))
+    """Paragraphs of a docstring without their line breaks, as Markdown: outside of `code`, no character is a sign."""
+    parts = re.split(r"(`[^`]*`)", text.replace("\b", ""))
+    parts[::2] = [re.sub(r"([*|\[\]])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in "".join(parts).split("\n\n"))
 
 
 def _page(text: str) -> str:

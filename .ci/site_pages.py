@@ -40,7 +40,7 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links to notebooks lead to their pages; links to source files become their text."""
+    """Links to notebooks lead to their pages, and links to sources become text; a page is named by its title."""
     place = Path(page.file.src_uri).parent
     folder = (ROOT if page.file.src_uri in PAGES else ROOT / "docs") / place
 
@@ -48,7 +48,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         text, target = link[1], link[2].partition("#")[0]
         if target.endswith(".ipynb") and place.name != "notebooks":
             return link[0].replace(".ipynb)", ".md)")
-        on_site = not target or "://" in target or files.get_file_from_path(normpath(place / target)) is not None
-        return text if not on_site and (folder / target).exists() else link[0]
+        file = files.get_file_from_path(normpath(place / target))
+        if not target or "://" in target or file is not None:
+            return f"[{title(file)}]({link[2]})" if file is not None and text.endswith(".md") else link[0]
+        return text if (folder / target).exists() else link[0]
 
     return LINK.sub(reachable, markdown)
+
+
+def title(file: File) -> str:
+    """The first heading of a page."""
+    return file.content_string.partition("# ")[2].partition("\n")[0]
