@@ -1,4 +1,4 @@
-"""Ablation of the techniques in CHGNet training: one training step of uip with one technique replaced at a time.
+"""Ablation of the techniques in CHGNet training: a step with plain modules, one technique replaced at a time.
 
     python benchmarks/train_ablation.py DATA.xyz [--batch 16] [--rounds 3]
 
@@ -40,6 +40,7 @@ from uip.graph.batch import Graph, Outputs, edge_vectors
 from uip.models import chgnet
 from uip.models.chgnet import AngleUpdate, BondUpdate, CHGNet, CHGNetConfig, Pairs
 from uip.models.readout import evaluate, total_energy
+from uip.nn.fused import plain_form
 from uip.nn.mlp import GatedMLP
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 
@@ -100,7 +101,7 @@ def step(model: CHGNet, samples: list[Sample], off: str) -> float:
     scale = scales(config.weights(0.0), counts).float()
     model.zero_grad()
     total, readout = 0.0, two_gradients if off == "one gradient" else evaluate
-    with TECHNIQUES[off](model):
+    with plain_form(), TECHNIQUES[off](model):
         for sample in samples:
             outputs = readout(model, sample.graph, training=True)
             value = (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum()

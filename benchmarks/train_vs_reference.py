@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.batch import batch
 from uip.models.chgnet import CHGNet, CHGNetConfig
 from uip.models.readout import evaluate
+from uip.nn.fused import plain_form
 from uip.train.loss import LossConfig, count_labels, penalties, residuals, scales
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -40,7 +42,7 @@ THEIRS = "chgnet 0.4.2"
 OURS: dict[str, dict[str, Any]] = {
     "uip, gradient": {},
     "uip, gradient, four micro-batches": {"num_micro_batches": 4},
-    "uip, gradient, run.recompute": {"recompute": True},
+    "uip, gradient, plain modules": {"plain": True},
     "uip, direct": {"readout": "direct"},
 }
 WAYS = (THEIRS, *OURS)
@@ -52,16 +54,13 @@ def load(path: Path, size: int, seed: int = 0) -> list[Any]:
     return [frames[k] for k in np.random.default_rng(seed).permutation(len(frames))[:size]]
 
 
-def our_step(
-    frames: list[Any], *, readout: str = "gradient", num_micro_batches: int = 1, recompute: bool = False
-) -> Step:
-    """One step of `uip.train`, its batch divided into micro-batches of similar cost."""
+def our_step(frames: list[Any], *, readout: str = "gradient", num_micro_batches: int = 1, plain: bool = False) -> Step:
+    """One step of `uip.train`, its batch divided into micro-batches of similar cost; `plain`: no fused messages."""
     settings = GraphSettings(6.0, 3.0, None, tuple(range(1, 95)))
     every = [make_sample(structure_from_atoms(a), labels_from_atoms(a), settings) for a in frames]
     costs = np.array([4 * s.graph.num_atoms + 1.1 * s.graph.num_edges + s.graph.num_angles for s in every])
     samples = [joined([every[k] for k in shard]) for shard in assign_to_ranks(costs, num_micro_batches)]
     model, config = CHGNet(CHGNetConfig(readout=readout)), LossConfig(magmoms=0.0)
-    model.recompute = recompute
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     counts = torch.stack([count_labels(sample.targets) for sample in samples]).sum(0)
     scale = scales(config.weights(0.0), counts).float()
@@ -70,7 +69,8 @@ def our_step(
         optimizer.zero_grad()
         total = 0.0
         for sample in samples:
-            outputs = evaluate(model, sample.graph, training=True)
+            with plain_form() if plain else nullcontext():
+                outputs = evaluate(model, sample.graph, training=True)
             value = (scale * penalties(residuals(outputs, sample.targets, sample.graph), config)).sum()
             value.backward()
             total += float(value.detach())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from uip.data.dataset import Dataset, GraphSettings, open_store
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.nn.fused import plain_form
 from uip.ops import attention
 from uip.ops.recompute import recomputed
 from uip.train.loss import LossConfig
@@ -84,7 +86,8 @@ def test_a_model_learns_the_same_and_keeps_less(name: str, tmp_path: Path, monke
     for model.recompute in (False, True):
         monkeypatch.setattr(attention, "TILE", 400 if model.recompute else attention.TILE)
         model.zero_grad()
-        loss, number = held_by(lambda: loss_of(model, [data.batch(range(4))], weights))
+        with plain_form():
+            loss, number = held_by(lambda: loss_of(model, [data.batch(range(4))], weights))
         loss.backward()
         kept.append(number)
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -92,6 +95,20 @@ def test_a_model_learns_the_same_and_keeps_less(name: str, tmp_path: Path, monke
     assert gradients[0].keys() == gradients[1].keys()
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-10, atol=1e-14, msg=name)
+
+
+def test_fused_messages_keep_less_than_that(tmp_path: Path) -> None:
+    """`run.recompute` makes no difference to them."""
+    torch.manual_seed(0)
+    model = MODELS["chgnet"]()
+    settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, tuple(range(1, 31)))
+    sample = Dataset([open_store(small.write_frames(tmp_path / "four.xyz", 4), settings, tmp_path)]).batch(range(4))
+    kept = []
+    for plain, model.recompute in ((False, False), (False, True), (True, True)):
+        with plain_form() if plain else nullcontext():
+            kept.append(held_by(lambda: loss_of(model, [sample.to(dtype=torch.float32)], LossConfig(magmoms=0.0)))[1])
+    assert kept[0] == kept[1]
+    assert kept[0] < 0.8 * kept[2], kept
 
 
 @dataclass(eq=False)

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "trained_kernels.h"
+
 namespace uip {
 
 enum class MessageKind : int64_t {
@@ -81,6 +83,7 @@ struct MessageKernels {
   void (*interpolate)(const T *x, const T *table, int64_t knots, int64_t width, T *out, int64_t begin, int64_t end);
   void (*interpolate_back)(const T *x, const T *table, int64_t knots, int64_t width, const T *gradient, T *out,
                            int64_t begin, int64_t end);
+  TrainedKernels<T> trained;
 };
 
 #define UIP_DECLARE_KERNELS(set)                 \

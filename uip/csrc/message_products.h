@@ -83,6 +83,53 @@ UIP_INLINE void multiply(const T *a, int64_t a_stride, const T *b, T *c, int64_t
   for (; start < vectors; ++start) strip<T, 1, add>(a, a_stride, b, c, c_stride, rows, depth, start, bias);
 }
 
+/// c[R][Q vectors] += sum over rows of a[row][0 .. R] b[row][Q vectors].
+template <typename T, int R, int Q>
+UIP_INLINE void outer_block(const T *a, int64_t a_stride, const T *b, int64_t b_stride, T *c, int64_t c_stride,
+                            int rows) {
+  constexpr int width = lanes<T>;
+  Vector<T> sums[R][Q];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q) sums[r][q] = load<T>(c + r * c_stride + q * width);
+  }
+  for (int row = 0; row < rows; ++row) {
+    Vector<T> right[Q];
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q) right[q] = load<T>(b + row * b_stride + q * width);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const T left = a[row * a_stride + r];
+#pragma GCC unroll 4
+      for (int q = 0; q < Q; ++q) sums[r][q] += left * right[q];
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q) store<T>(c + r * c_stride + q * width, sums[r][q]);
+  }
+}
+
+/// c (height, width) += a^T b, with a (rows, height) and b (rows, width); height is a multiple of 4.
+template <typename T>
+UIP_INLINE void add_outer(const T *a, int64_t a_stride, const T *b, int64_t b_stride, T *c, int rows, int height,
+                          int width) {
+  constexpr int step = widest * lanes<T>;
+  int k = 0;
+  for (; k + step <= width; k += step) {
+    for (int r = 0; r < height; r += 4) {
+      outer_block<T, 4, widest>(a + r, a_stride, b + k, b_stride, c + r * width + k, width, rows);
+    }
+  }
+  for (; k < width; k += lanes<T>) {
+    for (int r = 0; r < height; r += 4) {
+      outer_block<T, 4, 1>(a + r, a_stride, b + k, b_stride, c + r * width + k, width, rows);
+    }
+  }
+}
+
 template <typename T>
 void dense(const T *x, const T *panels, const T *bias, T *out, int64_t inputs, int64_t outputs, int64_t begin,
            int64_t end) {

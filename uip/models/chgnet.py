@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from uip.models.card import ModelCard
 from uip.models.direct import DirectGradient
-from uip.models.fused_chgnet import FusedCHGNet
+from uip.models.fused_chgnet import FusedCHGNet, packed_layers
 from uip.models.potential import Output, Potential
+from uip.models.trained_chgnet import trained_layers
 from uip.nn.basis import AngularBasis, RadialBasis
-from uip.nn.fused import is_plain
+from uip.nn.fused import is_plain, needs_second_derivatives
 from uip.nn.mlp import GatedMLP
 from uip.ops.recompute import recomputed
 from uip.ops.segment_sum import Segments, gather, make_segments, segment_sum
@@ -194,20 +195,27 @@ class CHGNet(Potential):
         self.fused()
 
     def fused(self) -> FusedCHGNet | None:
-        """The fused form of `forward` for inference on a CPU; None where weights are trained, on a GPU, or within
-        `plain_form`. Weights are packed when they are first read and when they have changed."""
+        """The fused form of `forward` on a CPU; None on a GPU, or within `plain_form`.
+
+        Where weights are trained, or within `second_derivatives`, it has two derivatives. For inference weights are
+        packed, when they are first read and when they have changed.
+        """
         parameters = list(self.parameters())
         if is_plain() or self.config.channels % 8 or not LIBRARY.is_file():
             return None
         if not all(isinstance(basis, RadialBasis) for basis in (self.edge_basis, self.bond_basis)):
             return None
-        if any(p.requires_grad or p.device.type != "cpu" or p.is_inference() for p in parameters):
+        if self.dtype not in (torch.float32, torch.float64):
+            return None
+        if any(p.device.type != "cpu" or p.is_inference() for p in parameters):
             return None
         load_library()
+        if needs_second_derivatives() or any(p.requires_grad for p in parameters):
+            return FusedCHGNet(self, trained_layers(self))
         rounding = self.edge_basis.published_rounding
         state = [(id(self), p.data_ptr(), p._version, rounding) for p in parameters]
         if self._fused is None or self._fused[0] != state:
-            self._fused = state, FusedCHGNet(self)
+            self._fused = state, FusedCHGNet(self, packed_layers(self))
         return self._fused[1]
 
     @property

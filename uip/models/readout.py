@@ -20,7 +20,7 @@ from torch import Tensor
 from uip.graph.batch import Graph, Outputs
 from uip.graph.forces import forces_from_edge_grad, strain_gradient
 from uip.models.potential import VECTORS, Output, Potential
-from uip.nn.fused import plain_form
+from uip.nn.fused import second_derivatives
 
 
 def evaluate(model: Potential, graph: Graph, *, forces: bool = True, training: bool = False) -> Outputs:
@@ -61,7 +61,7 @@ def run_model(
         variables["position_grad"] = changed["positions"] = positions.requires_grad_()
         strain = positions.new_zeros(inputs["graph_index"].shape[0], 3, 3)
         variables["strain_grad"] = changed["strain"] = strain.requires_grad_()
-    with torch.enable_grad(), plain_form() if create_graph else nullcontext():
+    with torch.enable_grad(), second_derivatives() if create_graph else nullcontext():
         output = model(**{**inputs, **changed})
         gradients = torch.autograd.grad(
             output.node_energy.sum(), list(variables.values()), create_graph=create_graph, materialize_grads=True

@@ -28,11 +28,12 @@ EDGES, BONDS, ANGLES, EDGE_ROWS = 0, 1, 2, 3
 """Kinds of messages, `uip::MessageKind` in csrc/message_kernels.h."""
 
 _plain_only = False
+_twice = False
 
 
 @contextmanager
 def plain_form() -> Iterator[None]:
-    """Within, models run the modules that define them, which can be differentiated twice and need no libuip."""
+    """Within, models run the modules that define them, which have all derivatives and need no libuip."""
     global _plain_only
     before, _plain_only = _plain_only, True
     try:
@@ -43,6 +44,21 @@ def plain_form() -> Iterator[None]:
 
 def is_plain() -> bool:
     return _plain_only
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Within, models run a form that can be differentiated twice, also where weights are constants."""
+    global _twice
+    before, _twice = _twice, True
+    try:
+        yield
+    finally:
+        _twice = before
+
+
+def needs_second_derivatives() -> bool:
+    return _twice
 
 
 def panels(matrix: Tensor) -> Tensor:

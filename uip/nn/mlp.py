@@ -67,9 +67,9 @@ class GatedMLP(nn.Module):
 
         lists = [*row.tensors(), *column.tensors()]
         norm = isinstance(self.core_norm, nn.LayerNorm)
-        return gated_message(first, second, each, lists, *self._packed(each), norm)
+        return gated_message(first, second, each, lists, *self.packed(each), norm)
 
-    def _packed(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def packed(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Weights behind the first layer: matrices (2, C, C), or of no rows; vectors (2, 3, C): bias, scale, shift."""
         zero, one = like.new_zeros(self.channels), like.new_ones(self.channels)
         vectors, matrices = [], []
