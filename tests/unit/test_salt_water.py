@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import flexible_water
+import measure_water
 import numpy as np
 import observables
 import pytest
@@ -133,3 +137,17 @@ def test_labels_are_in_units_of_ase(atoms: Atoms) -> None:
         atoms.positions[1] = atoms.positions[0] + length * bond / np.linalg.norm(bond)
         energies.append(label(atoms).get_potential_energy())
     assert energies[1] - energies[0] == pytest.approx(1059.162 / 23.0605 / 2 * 0.3**2, abs=0.5)
+
+
+def test_results_are_added_by_name(atoms: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the peaks of each pair of elements; others stay in the file."""
+    monkeypatch.setattr(measure_water, "RESULTS", tmp_path / "salt_water.json")
+    measure_water.RESULTS.write_text(json.dumps({"other.ckpt": {"density": 1.0}}))
+    monkeypatch.setattr(measure_water, "of_teacher", lambda: {"functions": measure_water.functions([atoms] * 3)})
+    measure_water.main("teacher")
+    results = json.loads(measure_water.RESULTS.read_text())
+    assert list(results) == ["other.ckpt", "teacher"]
+    for pair, (low, high) in observables.FIRST.items():
+        found = results["teacher"]["functions"]["-".join(pair)]
+        assert low < found["peak"]["distance"] < high
+        assert len(found["distance"]) == len(found["value"])

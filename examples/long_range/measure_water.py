@@ -1,0 +1,101 @@
+"""Measures the teacher of salt water and trained models: docs/figures/salt_water.json.
+
+    python measure_water.py teacher                       density at 1 bar and 300 K, radial distribution functions
+    python measure_water.py runs/salt_water/best.ckpt     errors on the test set, radial distribution functions
+
+A model starts from a snapshot of the teacher at the same density (NVT), in OpenMM, as in `demo_water.py`. Results of
+earlier calls stay in the file, by name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from ase import Atoms
+from demo_water import BOX, EVERY, FOLDER, export, frames_of, run_openmm
+from flexible_water import teacher
+from measure import errors, predicted
+from observables import FIRST, PAIRS, radial
+from openmm import unit
+from salt_water import simulation
+
+from uip.data.read import read_atoms
+from uip.units import A_TO_NM
+
+RESULTS = FOLDER.parents[1] / "docs" / "figures" / "salt_water.json"
+STEPS = {"teacher": 40_000, "model": 5_000}
+"""Of 1 fs; a third is left out at the start."""
+PRESSURE = 1.0
+"""bar."""
+
+
+def functions(frames: list[Atoms]) -> dict[str, Any]:
+    """Radial distribution functions and their first peaks, by pair; of the last two thirds of the frames."""
+    kept, result = frames[len(frames) // 3 :], {}
+    for pair in PAIRS:
+        found = radial(kept, pair)
+        position, height = found.peak(FIRST[pair])
+        result["-".join(pair)] = {
+            "distance": found.distance.round(3).tolist(),
+            "value": found.value.round(4).tolist(),
+            "peak": {"distance": round(position, 3), "height": round(height, 3)},
+        }
+    return result
+
+
+def density_of_teacher(start: Atoms) -> float:
+    """g/cm^3 at 300 K and 1 bar, by OpenMM's Monte Carlo barostat, which moves whole molecules."""
+    system = teacher(start)
+    system.addForce(openmm.MonteCarloBarostat(PRESSURE, BOX.temperature, 25))
+    integrator = openmm.LangevinMiddleIntegrator(BOX.temperature, 5.0, 0.001)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"))
+    context.setPositions(A_TO_NM * start.positions)
+    context.setVelocitiesToTemperature(BOX.temperature, 1)
+    volumes = []
+    for _ in range(STEPS["teacher"] // EVERY):
+        context.getIntegrator().step(EVERY)
+        volumes.append(context.getState().getPeriodicBoxVolume().value_in_unit(unit.angstrom**3))
+    grams = start.get_masses().sum() / 0.602214076  # of 1e-24
+    return float(grams / np.mean(volumes[len(volumes) // 3 :]))
+
+
+def equilibrated() -> tuple[openmm.Context, Atoms]:
+    """The teacher after 10 ps, and its positions."""
+    atoms = BOX.start(np.random.default_rng(0))
+    context = simulation(atoms, BOX.temperature, seed=1)
+    context.getIntegrator().step(10_000)
+    positions = context.getState(getPositions=True).getPositions(asNumpy=True)
+    atoms.positions = positions.value_in_unit(unit.angstrom)
+    return context, atoms
+
+
+def of_teacher() -> dict[str, Any]:
+    context, atoms = equilibrated()
+    frames = frames_of(context, atoms, STEPS["teacher"])
+    return {"density": round(density_of_teacher(atoms), 4), "functions": functions(frames)}
+
+
+def of_model(checkpoint: Path) -> dict[str, Any]:
+    """Errors as in `measure.py`: meV/atom, meV/A."""
+    items = predicted(checkpoint, list(read_atoms(FOLDER / "salt_water_test.xyz")))
+    _, atoms = equilibrated()
+    frames = run_openmm(export(checkpoint), atoms, STEPS["model"])
+    return {"errors": errors(items), "functions": functions(frames)}
+
+
+def main(name: str) -> None:
+    """Add one result to the file."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[name] = of_teacher() if name == "teacher" else of_model(Path(name))
+    RESULTS.write_text(json.dumps(results) + "\n")
+    for pair, found in results[name]["functions"].items():
+        print(pair, found["peak"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
