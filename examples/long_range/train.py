@@ -68,7 +68,9 @@ class Run:
     def is_finished(self) -> bool:
         """Whether the last epoch is in the log."""
         log = self.folder / "log.jsonl"
-        lines = read_log(log) if log.exists() else []
+        if not log.exists():
+            return False
+        lines = read_log(log)
         return sum(line["kind"] == "validation" for line in lines) >= self.config().run.epochs
 
 
