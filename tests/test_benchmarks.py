@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ase.io
 import pytest
+from ase.build import bulk
 from conftest import SMALL
 from export_files import exported
 
@@ -35,10 +37,33 @@ def module(name: str, folder: Path = SUITE) -> ModuleType:
 
 document = module("document")
 gpu_page = module("gpu_page", ROOT / "benchmarks" / "gpu")
+relaxations = module("relax", ROOT / "benchmarks")
 
 
 def test_the_page_is_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert document.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_the_table_of_relaxations_is_that_of_the_results() -> None:
+    text, results = relaxations.PAGE.read_text(), json.loads(relaxations.RESULTS.read_text())
+    assert relaxations.page(text, results) == text
+    results["structures"][0]["uip"]["seconds"] *= 100.0
+    assert relaxations.page(text, results) != text
+
+
+@pytest.mark.slow
+def test_relaxations_without_a_peer(tmp_path: Path) -> None:
+    """Three structures of which one is too large; each is relaxed."""
+    frames = [bulk("Si", a=5.5), bulk("NiO", "rocksalt", a=4.2), bulk("Si", a=5.5).repeat(2)]
+    ase.io.write(tmp_path / "data.xyz", frames)
+    words = ("--data", tmp_path / "data.xyz", "--max-atoms", 4, "--peer-count", 0, "--fmax", 0.2)
+    command = [sys.executable, ROOT / "benchmarks" / "relax.py", *words, "--output", tmp_path / "results.json"]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["structures"]
+    assert sorted(row["formula"] for row in rows) == ["NiO", "Si2"]
+    assert all(row["uip"]["converged"] and row["uip"]["seconds"] > 0.0 for row in rows)
+    assert "| uip | 2 | 2 |" in run.stdout
 
 
 def test_other_results_make_the_page_stale() -> None:
