@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 NOT_RUN = {
-    r"python -m venv .*": "the tests run in an environment of their own",
+    r"python3 -m venv .*": "the tests run in an environment of their own",
     r"source \S+": "the same",
     r"make demo": "installs an environment and runs for three minutes",
     r"make test": "is the test suite, of which this is a part",
