@@ -127,7 +127,6 @@ INPUTS: dict[str, Callable[[Path], object]] = {
 
 MODELS = {
     "chgnet.pt2": "chgnet-0.3.0",
-    "chgnet.pt": "chgnet-0.3.0",
     "allscaip.pt2": "allscaip-plain",
     "a.pt2": "random",
     "b.pt2": "random1",
@@ -137,16 +136,14 @@ MODELS = {
 
 
 def prepare(text: str, folder: Path, *, compiled: bool) -> None:
-    """Put the files that `text` mentions into `folder`; exported files, if a command of the page writes them, but not a
-    ".pt" that the page's own commands will write: CHGNet as ".pt2" if `compiled`, else ".pt" under the same name, which
-    readers do not look at."""
+    """Put the files that `text` mentions into `folder`; exported files, if a command of the page
+    writes them: CHGNet as ".pt2" if `compiled`, else ".pt" under the same name, which readers do not look at."""
     for name, write in INPUTS.items():
         if name in text:
             write(folder / name)
     if "run.toml" in text:
         write_labelled(folder / "labelled.xyz")
     for name, model in MODELS.items():
-        is_written_by_page = compiled and name.endswith(".pt")
-        if not is_written_by_page and re.search(rf"^uip export \S+ -o {name} *(#.*)?$", text, re.M):
+        if re.search(rf"^uip export \S+ -o {name} *(#.*)?$", text, re.M):
             suffix = ".pt2" if compiled and model.startswith("chgnet") else ".pt"
             shutil.copy(exported(model, suffix), folder / name)
