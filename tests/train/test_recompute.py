@@ -97,18 +97,18 @@ def test_a_model_learns_the_same_and_keeps_less(name: str, tmp_path: Path, monke
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-10, atol=1e-14, msg=name)
 
 
-def test_fused_messages_keep_less_than_that(tmp_path: Path) -> None:
-    """`run.recompute` makes no difference to them."""
+def test_fused_messages_keep_less(tmp_path: Path) -> None:
+    """Whether layers are recomputed makes no difference to them."""
     torch.manual_seed(0)
-    model = MODELS["chgnet"]()
+    model = CHGNet(CHGNetConfig(**{**small.ARCHITECTURE, "num_layers": 4, "channels": 32}))
     settings = GraphSettings(model.cutoff, model.bond_cutoff, model.soft, tuple(range(1, 31)))
     sample = Dataset([open_store(small.write_frames(tmp_path / "four.xyz", 4), settings, tmp_path)]).batch(range(4))
     kept = []
-    for plain, model.recompute in ((False, False), (False, True), (True, True)):
+    for plain, model.recompute in ((False, False), (False, True), (True, False)):
         with plain_form() if plain else nullcontext():
             kept.append(held_by(lambda: loss_of(model, [sample.to(dtype=torch.float32)], LossConfig(magmoms=0.0)))[1])
     assert kept[0] == kept[1]
-    assert kept[0] < 0.8 * kept[2], kept
+    assert kept[0] < 0.15 * kept[2], kept
 
 
 @dataclass(eq=False)
