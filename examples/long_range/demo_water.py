@@ -108,8 +108,8 @@ def seconds_per_step() -> float:
     return float(loop[0]) / int(loop[1])
 
 
-def draw(curves: dict[str, list[Radial]]) -> None:
-    """One panel for each pair of elements."""
+def draw(curves: dict[str, list[Radial]], path: Path) -> None:
+    """One panel for each pair of elements; the teacher as a broad line."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     for number, (pair, axes) in enumerate(zip(PAIRS, figure.subplots(1, 3), strict=True)):
         for name, found in curves.items():
@@ -117,7 +117,7 @@ def draw(curves: dict[str, list[Radial]]) -> None:
             axes.plot(found[number].distance, found[number].value, label=name, **style)
         axes.set(xlabel="r / A", ylabel="g(r)", title="-".join(pair), xlim=(2.0, None))
         axes.legend()
-    figure.savefig(FIGURE, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def report(curves: dict[str, list[Radial]]) -> None:
@@ -143,7 +143,7 @@ def main(checkpoint: str = str(TRAINED)) -> None:
     for name, frames in trajectories.items():
         kept = frames[int(SETTLING * len(frames)) :]
         curves[name] = [radial(kept, pair) for pair in PAIRS]
-    draw(curves)
+    draw(curves, FIGURE)
     print(
         f"\n{len(start)} atoms, {steps / 1000:g} ps in each engine, {1000 * seconds_per_step():.0f} ms a step in LAMMPS"
     )

@@ -1,4 +1,4 @@
-"""The teacher of saltwater-mini: flexible water with Na+ and Cl- as an OpenMM System, and its labels in float64.
+"""The teacher of salt water: flexible water with Na+ and Cl- as an OpenMM System, and its labels in float64.
 
 Water is SPC/Fw (Wu, Tepper, Voth, J. Chem. Phys. 124, 024503 (2006)), ions are those of Joung and Cheatham for SPC/E
 (J. Phys. Chem. B 112, 9020 (2008)), with Lorentz-Berthelot rules. Charges are summed by PME. Lennard-Jones terms are

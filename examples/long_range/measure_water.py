@@ -1,4 +1,4 @@
-"""Measures the teacher of salt water and trained models: docs/figures/salt_water.json.
+"""Measures the teacher of salt water and trained models: docs/figures/salt_water.json, and salt_water.png from it.
 
     python measure_water.py teacher                       density at 1 bar and 300 K, radial distribution functions
     python measure_water.py runs/salt_water/best.ckpt     errors on the test set, radial distribution functions
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
 from ase import Atoms
-from demo_water import BOX, EVERY, FOLDER, export, frames_of, run_openmm
+from demo_water import BOX, EVERY, FOLDER, draw, export, frames_of, run_openmm
 from flexible_water import teacher
-from measure import errors, predicted
-from observables import FIRST, PAIRS, radial
+from measure import Predicted, errors, predicted
+from observables import FIRST, PAIRS, Radial, radial
 from openmm import unit
 from salt_water import simulation
 
@@ -28,7 +29,7 @@ from uip.data.read import read_atoms
 from uip.units import A_TO_NM
 
 RESULTS = FOLDER.parents[1] / "docs" / "figures" / "salt_water.json"
-STEPS = {"teacher": 40_000, "model": 5_000}
+STEPS = {"teacher": 40_000, "model": 3_000}
 """Of 1 fs; a third is left out at the start."""
 PRESSURE = 1.0
 """bar."""
@@ -80,19 +81,39 @@ def of_teacher() -> dict[str, Any]:
     return {"density": round(density_of_teacher(atoms), 4), "functions": functions(frames)}
 
 
+def errors_of_molecules(items: Sequence[Predicted]) -> dict[str, float]:
+    """Of the net force on molecules, which bonds and angles do not change: mean absolute component, meV/A."""
+    labels, found = [], []
+    for item in items:
+        waters = 3 * item.atoms.symbols.count("O")
+        for forces, kept in ((item.atoms.get_forces(), labels), (item.forces, found)):
+            kept.append(forces[:waters].reshape(-1, 3, 3).sum(axis=1))
+    label, prediction = np.concatenate(labels), np.concatenate(found)
+    return {"forces": 1e3 * float(np.abs(prediction - label).mean()), "size": 1e3 * float(np.abs(label).mean())}
+
+
 def of_model(checkpoint: Path) -> dict[str, Any]:
     """Errors as in `measure.py`: meV/atom, meV/A."""
     items = predicted(checkpoint, list(read_atoms(FOLDER / "salt_water_test.xyz")))
+    result = {"errors": errors(items), "molecules": errors_of_molecules(items)}
+    print(result, flush=True)
     _, atoms = equilibrated()
     frames = run_openmm(export(checkpoint), atoms, STEPS["model"])
-    return {"errors": errors(items), "functions": functions(frames)}
+    return {**result, "functions": functions(frames)}
+
+
+def curves_of(result: dict[str, Any]) -> list[Radial]:
+    """The functions in a result, in the order of `PAIRS`."""
+    found = [result["functions"]["-".join(pair)] for pair in PAIRS]
+    return [Radial(np.array(one["distance"]), np.array(one["value"])) for one in found]
 
 
 def main(name: str) -> None:
-    """Add one result to the file."""
+    """Add one result to the file, and draw all."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[name] = of_teacher() if name == "teacher" else of_model(Path(name))
     RESULTS.write_text(json.dumps(results) + "\n")
+    draw({name: curves_of(result) for name, result in results.items()}, RESULTS.with_suffix(".png"))
     for pair, found in results[name]["functions"].items():
         print(pair, found["peak"])
 

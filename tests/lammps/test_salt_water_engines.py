@@ -102,7 +102,7 @@ def test_the_demo_runs_in_both_engines(snapshot: Atoms, tmp_path: Path, monkeypa
         assert 1e-4 < np.abs(moved).max() < 1.0
     assert demo_water.seconds_per_step() > 0
     curves = {"teacher": [demo_water.radial([snapshot], pair) for pair in demo_water.PAIRS]}
-    demo_water.draw(curves)
+    demo_water.draw(curves, demo_water.FIGURE)
     demo_water.report(curves)
     assert demo_water.FIGURE.exists()
 

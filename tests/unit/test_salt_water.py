@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import flexible_water
+import measure
 import measure_water
 import numpy as np
 import observables
@@ -140,14 +141,30 @@ def test_labels_are_in_units_of_ase(atoms: Atoms) -> None:
 
 
 def test_results_are_added_by_name(atoms: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the peaks of each pair of elements; others stay in the file."""
+    """With the peaks of each pair of elements; others stay in the file and in the figure."""
     monkeypatch.setattr(measure_water, "RESULTS", tmp_path / "salt_water.json")
-    measure_water.RESULTS.write_text(json.dumps({"other.ckpt": {"density": 1.0}}))
+    measure_water.RESULTS.write_text(json.dumps({"other.ckpt": {"functions": measure_water.functions([atoms])}}))
     monkeypatch.setattr(measure_water, "of_teacher", lambda: {"functions": measure_water.functions([atoms] * 3)})
     measure_water.main("teacher")
     results = json.loads(measure_water.RESULTS.read_text())
     assert list(results) == ["other.ckpt", "teacher"]
+    assert measure_water.RESULTS.with_suffix(".png").exists()
     for pair, (low, high) in observables.FIRST.items():
         found = results["teacher"]["functions"]["-".join(pair)]
         assert low < found["peak"]["distance"] < high
         assert len(found["distance"]) == len(found["value"])
+
+
+def test_net_forces_on_molecules_do_not_contain_bonds(atoms: Atoms) -> None:
+    """A prediction without bonds and angles has the right net forces; one 10 meV/A too large on each atom has 30."""
+    labelled = flexible_water.Labels(atoms)(atoms)
+    forces = labelled.get_forces()
+    internal = np.zeros_like(forces)
+    internal[1] = [1.0, 0.0, 0.0]
+    internal[0] = -internal[1]
+    found = [
+        measure_water.errors_of_molecules([measure.Predicted(labelled, 0.0, forces + change)])
+        for change in (internal, 0.01)
+    ]
+    assert [one["forces"] for one in found] == pytest.approx([0.0, 30.0], abs=1e-6)
+    assert found[0]["size"] > 100.0
