@@ -36,8 +36,8 @@ BIN = Path(sys.executable).parent
 FIGURE = FOLDER / "salt_water.png"
 TRAINED = FOLDER / "runs" / "salt_water" / "best.ckpt"
 BOX = Box(waters=96, pairs=4, density=1.05, temperature=300.0)
-ORDER = ["H", "O", "Na", "Cl"]
-"""Elements of the LAMMPS types 1, 2, 3, 4."""
+ORDER = ["O", "H", "Na", "Cl"]
+"""Elements of the LAMMPS types 1, 2, 3, 4 in in.salt_water."""
 BUDGET = 780.0
 """Seconds for everything; the rest of 15 minutes is for a machine that slows down."""
 MOST = 20_000

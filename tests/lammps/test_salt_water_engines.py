@@ -5,6 +5,7 @@ The weights are random: what is tested holds for any AllScAIP with attention ove
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def snapshot() -> Atoms:
     positions = context.getState(getPositions=True).getPositions(asNumpy=True)
     atoms.positions = positions.value_in_unit(unit.angstrom)
     return atoms
+
+
+def energy_of(atoms: Atoms, model: Path) -> float:
+    """Of ASE's calculator, eV."""
+    copy = atoms.copy()
+    copy.calc = Calculator(model)
+    return float(copy.get_potential_energy())
 
 
 def in_openmm(atoms: Atoms, model: Path) -> tuple[float, np.ndarray]:
@@ -93,6 +101,8 @@ def test_the_demo_runs_in_both_engines(snapshot: Atoms, tmp_path: Path, monkeypa
         monkeypatch.setattr(demo_water, name, value)
     model = exported(MODEL, ".pt")
     lammps, in_openmm = demo_water.run_lammps(model, snapshot, 6), demo_water.run_openmm(model, snapshot, 6)
+    (first,) = re.findall(r"^ +0 +0 +300 +(\S+)", (tmp_path / "log.lammps").read_text(), re.M)
+    assert float(first) == pytest.approx(energy_of(snapshot, model), rel=1e-6)  # types have the elements of the deck
     assert [len(lammps), len(in_openmm)] == [4, 3]  # LAMMPS also writes the first step
     for frames in (lammps, in_openmm):
         assert (frames[0].numbers == snapshot.numbers).all()
