@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from uip.nn.basis import AngularBasis, RadialBasis
-from uip.nn.fused import AngleMessage, EdgeMessage, RadialLinear, Table, angle_lists, edge_lists
+from uip.nn.fused import AngleMessage, EdgeMessage, RadialLinear, angle_lists, edge_lists
 from uip.nn.mlp import GatedMLP
+from uip.nn.table import Table
 from uip.parallel.library import load_library
 
 load_library()

@@ -12,7 +12,7 @@ in panels (N / L, K, L) of 64 bytes, the order in which the kernels read them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from uip.nn.basis import AngularBasis, RadialBasis
 from uip.nn.mlp import GatedMLP
+from uip.nn.table import Table, radial_table
 
 EDGES, BONDS, ANGLES, EDGE_ROWS = 0, 1, 2, 3
 """Kinds of messages, `uip::MessageKind` in csrc/message_kernels.h."""
@@ -135,45 +136,6 @@ def angle_lists(angle_index: Tensor, bond_centre: Tensor, atoms: Tensor) -> List
     return Lists(angle_index[0], angle_index[1], centre, offsets, none, none)
 
 
-class Table:
-    """A function of one number from 0 to `length` or a little more, with its derivatives at equidistant knots
-    (csrc/message_kernels.h).
-
-    Args:
-        function: (rows,) to (rows, W), in float64.
-        fastest: its highest angular frequency; intervals are at most `PHASE` / fastest long. Polynomials of degree
-            5 then miss it by at most 6e-8 of its amplitude, less than float32 does.
-    """
-
-    PHASE = 0.375
-
-    def __init__(self, function: Callable[[Tensor], Tensor], length: float, fastest: float) -> None:
-        # a power of 2: distances in knots are not rounded a second time, which forces of short, stiff bonds would show
-        step = 2.0 ** math.floor(math.log2(self.PHASE / fastest))
-        intervals = max(1, math.ceil(length / step))
-        self.per_length = 1.0 / step
-        x = step * torch.arange(intervals + 1, dtype=torch.float64)
-        with torch.enable_grad():
-            x.requires_grad_()
-            value = function(x)
-            slope = derivative(value, x)
-            curvature = derivative(slope, x)
-        difference = torch.cat([value[1:], value[-1:]]) - value
-        self.rows = torch.stack([value, difference, step * slope, step**2 * curvature], dim=1).detach()
-
-    def weights(self, like: Tensor) -> list[Tensor]:
-        """What `PackedMessage` takes as inputs."""
-        return [self.rows.to(like.dtype).contiguous(), like.new_zeros(0)]
-
-
-def derivative(y: Tensor, x: Tensor) -> Tensor:
-    """dy_k / dx_k, (rows, W), of y (rows, W) that depends on x (rows,) row by row."""
-    weight = torch.zeros_like(y, requires_grad=True)
-    (weighted,) = torch.autograd.grad(y, x, weight, create_graph=True)
-    (result,) = torch.autograd.grad(weighted.sum(), weight, create_graph=True)
-    return result
-
-
 class PackedMessage:
     """A `GatedMLP`, packed.
 
@@ -273,18 +235,6 @@ class EdgeMessage:
         """
         kind = EDGES if summed else EDGE_ROWS
         return self.message.call(kind, lists, x, scale, (centre, rows, bond), x.new_zeros(0))
-
-
-def radial_table(basis: RadialBasis, weight: Tensor, bias: Tensor | None = None) -> Table:
-    """Of distances: a linear map (W, n) of radial functions, in float64."""
-    exact = deepcopy(basis).double()
-    fastest = basis.frequencies.abs().max().item() / basis.cutoff
-
-    def function(distance: Tensor) -> Tensor:
-        positive = torch.where(distance > 0.0, distance, 1e-3)  # sin(f r) / r is finite at 0, but cannot be evaluated
-        return F.linear(exact(positive), weight, bias)
-
-    return Table(function, basis.cutoff, fastest)
 
 
 class RadialLinear:
