@@ -96,7 +96,8 @@ def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
 
 
 def initial_model(config: TrainConfig) -> Potential:
-    """The model before the first step, float32 on the CPU: random weights, or those of `model.init_from`.
+    """The model before the first step, on the CPU: random weights in float32, or those of `model.init_from` in the
+    dtype of the run.
 
     Raises:
         ValueError: an unknown kind, or `model.architecture` does not fit the weights.
@@ -107,7 +108,7 @@ def initial_model(config: TrainConfig) -> Potential:
     )
     if choice.kind and choice.kind not in MODELS:
         raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
-    model = _fine_tuned(choice, card) if choice.init_from else _new(choice, card)
+    model = _fine_tuned(choice, card, config.run.dtype) if choice.init_from else _new(choice, card)
     if config.run.recompute:
         model.recompute = True
     return model
@@ -120,8 +121,8 @@ def _new(choice: ModelConfig, card: ModelCard) -> Potential:
     return model
 
 
-def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
-    old = load_model(choice.init_from)
+def _fine_tuned(choice: ModelConfig, card: ModelCard, dtype: str) -> Potential:
+    old = load_model(choice.init_from, dtype=dtype)
     if choice.kind not in ("", old.name):
         raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.init_from}' is {old.name!r}; leave it out")
     architecture, settings = MODELS[old.name]
@@ -129,9 +130,9 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard) -> Potential:
     # `published_rounding` reproduces published numbers; it is not needed for weights that are trained further
     exact = {name: False for name in ("published_rounding",) if name in known}
     config = from_dict(settings, {**known, **exact, **choice.architecture}, "model.architecture")
-    model = architecture(config)
+    model = architecture(config).to(dtype=old.dtype)
     # the readout may differ: weights of a new direct readout are random, those of an old one are dropped
-    comparable = architecture(replace(config, readout=old.config.readout))
+    comparable = architecture(replace(config, readout=old.config.readout)).to(dtype=old.dtype)
     try:
         comparable.load_state_dict(old.state_dict())
         model.load_state_dict(old.state_dict(), strict=False)
