@@ -63,6 +63,7 @@ def test_exact_envelope_is_closer_to_float64(version: str, name: str) -> None:
     exact = CHGNet(dataclasses.replace(published.config, published_rounding=False))
     exact.load_state_dict(published.state_dict())
     single, double = outputs_of(exact, atoms), outputs_of(load_model(f"chgnet-{version}", dtype="float64"), atoms)
-    assert (single.energy - double.energy).abs().max() / len(atoms) <= 2e-6
+    # float32 energies of 27 atoms of copper, -290 eV, have 1.1e-6 eV/atom in their last place
+    assert (single.energy - double.energy).abs().max() / len(atoms) <= 4e-6
     assert (single.forces - double.forces).abs().max() <= 3e-5
     assert (single.stress - double.stress).abs().max() * EV_PER_A3_TO_GPA <= 5e-4

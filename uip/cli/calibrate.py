@@ -41,7 +41,7 @@ def calibrate(
                 f"a model is calibrated before it is exported, but '{model}' is an exported file; give the checkpoint "
                 "or published name that it was exported from"
             )
-        potential = load_model(model)
+        potential = load_model(model, dtype="float64")  # weights must not be rounded when they are written again
         structures, energies = _labelled(data, potential, energy_key)
         found = find_calibration(potential, structures, energies, held_out=held_out)
         if potential.calibration is not None:

@@ -17,7 +17,7 @@ update, whose result is not used, is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -217,6 +217,10 @@ class CHGNet(Potential):
         if self._fused is None or self._fused[0] != state:
             self._fused = state, FusedCHGNet(self, packed_layers(self))
         return self._fused[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickle: without packed weights, which are made again."""
+        return {**self.__dict__, "_fused": None}
 
     @property
     def cutoff(self) -> float:
