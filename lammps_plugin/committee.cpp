@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <iomanip>
 #include <limits>
 #include <optional>
 #include <sstream>
@@ -153,14 +154,16 @@ DeviationFile::DeviationFile(const std::string &path, bool append)
   std::fprintf(file_.get(), "\n");
 }
 
-void DeviationFile::write(int64_t step, const Deviation &deviation, double unit) {
-  if (step == last_step_) return;
-  last_step_ = step;
-  std::fprintf(file_.get(), "%12lld", static_cast<long long>(step));
+void DeviationFile::write(int64_t step, const Deviation &deviation, double unit, bool again) {
+  std::ostringstream line;
+  line << std::setw(12) << step << std::scientific << std::setprecision(6);
   for (const auto &spread : {deviation.virial, deviation.force}) {
-    for (const double value : {spread.max, spread.min, spread.mean}) std::fprintf(file_.get(), "%19.6e", unit * value);
+    for (const double value : {spread.max, spread.min, spread.mean}) line << std::setw(19) << unit * value;
   }
-  std::fprintf(file_.get(), "\n");
+  if (step == last_step_ && (!again || line.str() == last_line_)) return;
+  last_step_ = step;
+  last_line_ = line.str();
+  std::fprintf(file_.get(), "%s\n", last_line_.c_str());
   std::fflush(file_.get());  // tools read it while the run goes on
 }
 

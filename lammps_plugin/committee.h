@@ -63,8 +63,8 @@ class DeviationFile {
  public:
   /// `append`: after what is in the file already. Throws std::runtime_error if it cannot be written.
   DeviationFile(const std::string &path, bool append);
-  /// Forces and virials times `unit`. A step is written once.
-  void write(int64_t step, const Deviation &deviation, double unit);
+  /// Forces and virials times `unit`. A step is written once, but `again` where its numbers differ.
+  void write(int64_t step, const Deviation &deviation, double unit, bool again);
 
  private:
   struct Close {
@@ -72,6 +72,7 @@ class DeviationFile {
   };
   std::unique_ptr<std::FILE, Close> file_;
   int64_t last_step_ = -1;
+  std::string last_line_;
 };
 
 }  // namespace uip::lammps

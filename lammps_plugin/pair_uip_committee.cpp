@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t warning_interval = 1000;  // steps: LAMMPS prints 100 warnings at most
 constexpr int num_named = 5;
+constexpr int num_deviations = 7;  // for `compute pair`
 
 at::Tensor on_host(const at::Tensor &x) { return x.to(at::kCPU, at::kDouble).contiguous(); }
 
@@ -69,8 +70,14 @@ MemberResult PairUIP::member_result(const Tensors &outputs) {
 
 /// Deviations of this step, if it has any. Collective.
 void PairUIP::keep_deviation(const std::vector<Tensors> &outputs) {
-  std::fill(deviation_.begin(), deviation_.end(), 0.0);
-  if (!deviation_is_due()) return;
+  if (others_.empty()) return;
+  // a zero would look like certainty
+  constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+  std::fill(deviation_.begin(), deviation_.end(), unknown);
+  if (!deviation_is_due()) {
+    if (deviation_.empty() && comm->me == 0) std::fill_n(pvector + MAX_FORCE_DEVIATION, num_deviations, unknown);
+    return;
+  }
   std::vector<MemberResult> members;
   for (const auto &each : outputs) members.push_back(member_result(each));
   const auto deviation = deviation_of(members, ranks_);
@@ -85,18 +92,22 @@ void PairUIP::keep_deviation(const std::vector<Tensors> &outputs) {
 /// On rank 0: for `compute pair`, which sums over ranks, and in the file.
 void PairUIP::write_deviation(const Deviation &deviation) {
   const auto &force = deviation.force, &virial = deviation.virial;
-  const double values[] = {force.max, force.min, force.mean, deviation.energy, virial.max, virial.min, virial.mean};
+  const double values[num_deviations] = {force.max,  force.min,  force.mean, deviation.energy,
+                                         virial.max, virial.min, virial.mean};
   for (size_t k = 0; k < std::size(values); ++k) pvector[MAX_FORCE_DEVIATION + k] = energy_unit_ * values[k];
   const auto &name = settings_.committee.file;
   if (name.empty()) return;
   if (!deviation_file_) deviation_file_ = std::make_unique<DeviationFile>(name, is_restart_);
-  deviation_file_->write(update->ntimestep, deviation, energy_unit_);
+  // a minimiser evaluates a step several times, a script with 'run 0' several structures
+  const bool is_minimising = update->whichflag == 2;
+  deviation_file_->write(update->ntimestep, deviation, energy_unit_, !is_minimising);
 }
 
 /// Names the atoms that deviate most, at most once in `warning_interval` steps. Collective.
 void PairUIP::warn_of_extrapolation(const Deviation &deviation) {
   const double limit = settings_.committee.warn;
-  if (energy_unit_ * deviation.force.max <= limit || update->ntimestep < next_warning_) return;
+  const bool is_reset = update->ntimestep < next_warning_ - warning_interval;  // by reset_timestep
+  if (energy_unit_ * deviation.force.max <= limit || (update->ntimestep < next_warning_ && !is_reset)) return;
   next_warning_ = update->ntimestep + warning_interval;
   std::vector<Deviating> atoms;
   for (int64_t row = 0; row < graph_->num_owned(); ++row) {

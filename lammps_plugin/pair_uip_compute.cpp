@@ -107,7 +107,8 @@ void PairUIP::compute(int eflag, int vflag) {
   const auto [box, overlap] = find_edges(positions);
   if (overlap) {
     warn_of_overlap();
-    for (auto *values : {&magmoms_, &deviation_}) std::fill(values->begin(), values->end(), 0.0);
+    std::fill(magmoms_.begin(), magmoms_.end(), 0.0);
+    std::fill(deviation_.begin(), deviation_.end(), std::numeric_limits<double>::quiet_NaN());
     forget_uncertainty();
     abort_on_error([&] { store(graph_->repulsion()); });
   } else {

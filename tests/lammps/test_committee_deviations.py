@@ -186,3 +186,30 @@ def test_a_fix_for_steps_without_deviations(folder: Path, tmp_path: Path) -> Non
         then = "fix dev all pair 3 uip deviation 0\n" + then
         text = message_of(folder, tmp_path, "committee every 2", f"{folder}/1.pt", then)
         assert "fix pair asks for deviations in step 3, but 'committee every 2' has them in multiples of 2 only" in text
+
+
+def test_other_structures_at_the_same_step(folder: Path, tmp_path: Path) -> None:
+    """A script with `run 0` has a line for each structure; a run that is continued has no line twice."""
+    scan = "run 0\nrun 0\ndisplace_atoms all random 0.05 0.05 0.05 7\nrun 0\n"
+    lines = output_of(folder, tmp_path, "committee file scan.txt", scan, tmp_path / "scan.txt").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["0", "0"]
+    assert lines[1] != lines[2]
+
+
+def test_a_step_that_is_reset(folder: Path, tmp_path: Path) -> None:
+    """Warnings go on, and deviations that are not known yet are not zero."""
+    steps = "run 0\nreset_timestep 5000\nrun 0\nreset_timestep 0\nrun 0\n"
+    assert output_of(folder, tmp_path, "committee warn 0.01", steps).count("the committee extrapolates") == 3
+    steps = "compute dev all pair uip\nreset_timestep 7\nrun 1\nprint 'UNKNOWN $(c_dev[8]) $(c_dev[14])'\n"
+    assert "UNKNOWN nan nan" in output_of(folder, tmp_path, "committee every 10", steps)
+
+
+def output_of(folder: Path, tmp_path: Path, style: str, steps: str, file: Path | None = None) -> str:
+    """The screen of a run on two ranks, or a file that it wrote."""
+    write_data(ATOMS, tmp_path / "data.atoms", ["Ni", "O"])
+    commands = (
+        START.format(units="metal") + f"pair_style uip {style}\npair_coeff * * {folder}/0.pt {folder}/1.pt Ni O\n"
+    )
+    run = run_lammps(tmp_path, commands + steps, 2)
+    assert run.code == 0, run.text[-3000:]
+    return file.read_text() if file else run.text

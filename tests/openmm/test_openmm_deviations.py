@@ -100,6 +100,15 @@ def test_a_part_of_the_particles(models: list[Path], tmp_path: Path) -> None:
     )
 
 
+def test_a_box_that_the_system_has_not(models: list[Path]) -> None:
+    case = case_of(systems.water())
+    simulation = simulation_of(case)
+    reporter = DeviationReporter(io.StringIO(), 1, models, case.atoms.numbers, periodic=True)
+    simulation.reporters.append(reporter)
+    with pytest.raises(ValueError, match="`periodic` must be false for a System without periodic boundary conditions"):
+        simulation.step(1)
+
+
 def test_models_without_a_virial() -> None:
     values = deviation_columns({"force_deviation": np.array([0.1, 0.3])})
     assert np.isnan(values[:3]).all()
@@ -112,6 +121,8 @@ def test_models_without_a_virial() -> None:
         ({"interval": 0}, "`interval` must be at least 1 step, got 0"),
         ({"models": 1}, "a committee needs at least two models, got 1"),
         ({"particles": [0]}, "must name a place for each of the 2 atomic numbers, got 1"),
+        ({"particles": [0, -1]}, "`particles` must be numbers of particles, 0 or more, got [0, -1]"),
+        ({"particles": [0, 1.9]}, "`particles` must be numbers of particles, 0 or more, got [0, 1.9]"),
         ({"charge": 1}, "reads no total charge, so `charge` must be 0, got 1"),
         ({"atomic_numbers": [79, 8]}, "Au"),
     ],

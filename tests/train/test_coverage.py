@@ -11,9 +11,11 @@ import torch
 from ase import Atoms
 from ase.io import read, write
 from conftest import random_chgnet
+from typer.testing import CliRunner
 
 from uip import Calculator
 from uip.checkpoint import load_model, save_checkpoint
+from uip.cli.app import app
 from uip.models.card import Coverage
 from uip.program.reader import load_program
 from uip.program.writer import export_model
@@ -101,3 +103,32 @@ def test_exported_files_know_it(silicon: Path, tmp_path: Path) -> None:
     atoms = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2.3]])
     atoms.calc = Calculator(tmp_path / "silicon.pt")
     assert atoms.get_forces().shape == (2, 3)
+
+
+def test_frozen_moments_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
+    frozen = {"architecture": small.ARCHITECTURE, "trainable": ["readout.*"]}
+    assert load_model(trained(tmp_path / "frozen", [3], model=frozen)).coverage == Coverage(
+        (OXYGEN, NICKEL), magmoms=False
+    )
+
+
+def test_a_direct_readout_needs_forces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
+    direct = {"architecture": {**small.ARCHITECTURE, "readout": "direct"}}
+    with pytest.raises(ValueError, match="a direct readout must be trained on forces"):
+        trained(tmp_path / "weight", [3], model=direct, loss={"forces": 0.0})
+    atoms = small.frames(2)[1]
+    del atoms.calc.results["forces"]
+    write(tmp_path / "energies.xyz", atoms)
+    with pytest.raises(ValueError, match="no training structure has forces"):
+        train(small.config(tmp_path / "labels", tmp_path / "energies.xyz", model=direct, run={"epochs": 1}))
+
+
+def test_a_torchforce_without_moments(silicon: Path, tmp_path: Path) -> None:
+    atoms = systems.si_rattled()
+    write(tmp_path / "silicon.xyz", atoms)
+    command = ["export", silicon, "--target", "torchforce", "--structure", tmp_path / "silicon.xyz"]
+    command += ["--dtype", "float64", "-o", tmp_path / "force.pt"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 0, result.output

@@ -90,6 +90,9 @@ def test_longer_runs_continue_and_other_settings_are_refused(
         assert read_training(best(tmp_path, seed).with_name("last.ckpt"))["counters"]["epoch"] == 2
     assert main([*command, "--resume", "--set", "optim.ema=0.5"]) == 1
     assert "settings it was started with, but optim.ema changed" in capsys.readouterr().err
+    other = small.write_frames(tmp_path / "other.xyz", 5)  # a member that is finished was trained on others
+    assert main([*command, "--resume", "--set", "run.epochs=2", "--set", f'data.train="{other}"']) == 1
+    assert "structures it was started with, but those of 'data.train'" in capsys.readouterr().err
 
 
 def test_hours_end_a_member(data: Path, tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ def test_resume_knows_the_data_by_content(data: Path, tmp_path: Path, monkeypatc
     moved.write_bytes(data.read_bytes())
     train(small.config(tmp_path / "run", moved, run={"epochs": 2}), resume=True)
     assert sum(line["kind"] == "validation" for line in read_log(tmp_path / "run" / "log.jsonl")) == 2
-    ase.io.write(moved, ase.io.read(moved, ":7"))
+    atoms = ase.io.read(moved, ":")
+    atoms[2].calc.results["forces"][0, 0] += 0.5
+    ase.io.write(moved, atoms)
     with pytest.raises(ValueError, match=r"the structures it was started with, but those of 'data\.train'"):
         train(small.config(tmp_path / "run", moved, run={"epochs": 3}), resume=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -147,3 +148,12 @@ def test_predict_with_several_models(tmp_path: Path) -> None:
 def test_one_model_twice_is_no_committee() -> None:
     with pytest.raises(ValueError, match="the models of a committee must differ, but 'unnamed' is there twice"):
         load_committee([MODELS[0], MODELS[1], deepcopy(MODELS[0])])
+
+
+def test_one_file_twice_is_no_committee(tmp_path: Path) -> None:
+    """Programs too, under another name."""
+    file = exported("random", ".pt")
+    shutil.copy(file, tmp_path / "copy.pt")
+    for other in (file, tmp_path / "copy.pt"):
+        with pytest.raises(ValueError, match=r"must differ, but .* has the content of"):
+            load_committee([file, other])

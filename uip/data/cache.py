@@ -11,6 +11,7 @@ shifts. Reals are float64, integers int32.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ STORED = {
     ),
     "targets": ("energy", "forces", "stress", "magmoms"),
 }
+IDENTITY = ("atomic_numbers", "positions", "cell", "pbc", "charge", "spin")
+"""Fields of a structure from which all others follow."""
 LETTERS = ("N", "E", "S", "A", "B")
 WIDTHS = {name: item.shape[1] for name, item in FIELDS.items() if item.is_padded}
 """Padded fields, and the shape letter of their row length."""
@@ -103,8 +106,13 @@ class Store:
         return np.isfinite(first[:, 0]) * self.counts[row_letter(name)] * first.shape[1]
 
     def identity(self) -> bytes:
-        """Sizes and energies of all samples, to compare data sets."""
-        return self.rows.tobytes() + np.ascontiguousarray(self.arrays["energy"]).tobytes()
+        """Hash of the structures and labels of all samples, to compare data sets."""
+        total = hashlib.sha256(self.rows.tobytes())
+        for name in (*IDENTITY, *STORED["targets"]):
+            array = self.arrays[name]
+            if array is not None:
+                total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return total.digest()
 
     def read(self, name: str, k: int) -> Tensor | None:
         """One field of structure k, with its shape and dtype."""

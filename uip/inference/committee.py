@@ -10,6 +10,7 @@ Physics Communications 253, 107206 (2020)) and DeePMD-kit. LAMMPS has the same: 
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -120,8 +121,16 @@ def load_committee(sources: Sequence[Source], **arguments: Any) -> Committee:
     """The models `sources` as a committee; arguments and errors as of `load_evaluator`.
 
     Raises:
-        ValueError: fewer than two models, or models that cannot share a graph.
+        ValueError: fewer than two models, models that cannot share a graph, or a file with the content of another.
     """
+    files = [Path(source) for source in sources if not isinstance(source, Potential) and Path(source).is_file()]
+    for number, file in enumerate(files):
+        for other in files[:number]:
+            if filecmp.cmp(file, other, shallow=False):
+                raise ValueError(
+                    f"the models of a committee must differ, but '{file}' has the content of '{other}'; their "
+                    "deviation would be zero everywhere"
+                )
     return Committee(tuple(load_evaluator(source, **arguments) for source in sources))
 
 

@@ -66,6 +66,8 @@ class DeviationReporter:
                 f"`particles` must name a place for each of the {len(atomic_numbers)} atomic numbers, got "
                 f"{len(particles)}"
             )
+        if particles is not None and (np.asarray(particles).dtype.kind not in "iu" or min(particles) < 0):
+            raise ValueError(f"`particles` must be numbers of particles, 0 or more, got {list(particles)}")
         self.interval, self.periodic, self.charge, self.spin = interval, periodic, charge, spin
         self.atomic_numbers = np.array(atomic_numbers, dtype=np.int64)
         self.particles = None if particles is None else np.array(particles, dtype=np.int64)
@@ -85,7 +87,16 @@ class DeviationReporter:
         return {"steps": steps, "periodic": False, "include": ["positions"]}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
-        """Writes one line."""
+        """Writes one line.
+
+        Raises:
+            ValueError: `periodic` is set, but the System has no periodic box.
+        """
+        if self.periodic and not simulation.system.usesPeriodicBoundaryConditions():
+            raise ValueError(
+                "`periodic` must be false for a System without periodic boundary conditions, got true: its box vectors "
+                "are defaults of OpenMM"
+            )
         graph = self._neighbors.build(self._structure(state))
         (prediction,) = split(self._committee(graph), [graph.num_atoms])
         values = "".join(f"{value:19.6e}" for value in deviation_columns(prediction))

@@ -153,7 +153,7 @@ class TorchForceModel(nn.Module):
         edge_index, shifts, edge_vec = find_edges(place, cell, self.periodic, self.cutoff)
         bonds = (torch.linalg.vector_norm(edge_vec, dim=1) < self.bond_cutoff).nonzero().squeeze(1)
         num_atoms = place.shape[0]
-        node_energy, edge_grad, _ = self.program(
+        outputs = self.program(
             self.atomic_numbers,
             torch.zeros_like(self.particles),
             edge_index,
@@ -162,6 +162,7 @@ class TorchForceModel(nn.Module):
             find_reverse(edge_index[:, bonds], shifts[bonds]),
             find_angles(edge_index[0, bonds], num_atoms),
         )
+        node_energy, edge_grad = outputs[0], outputs[1]  # magnetic moments follow, if there are any
         gradient = edge_grad.to(torch.float64)
         forces = torch.zeros_like(place).index_add(0, edge_index[0], gradient)
         forces = forces.index_add(0, edge_index[1], -gradient) * (self.energy_unit / self.length_unit)

@@ -40,6 +40,7 @@ from uip.train.record import write_record
 from uip.train.references import set_references
 from uip.train.scale import set_scale
 from uip.train.setup import (
+    check_direct,
     coverage_of,
     explain_write_errors,
     initial_model,
@@ -88,6 +89,7 @@ def train(
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model)
     test = open_files(config, model, config.data.test)
+    check_direct(config, model, training)
     model.coverage = coverage_of(config, model, training)
     going_on = resume and (folder / "last.ckpt").exists()
     if not going_on:

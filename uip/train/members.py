@@ -13,7 +13,8 @@ from pathlib import Path
 
 from uip.checkpoint import read_training
 from uip.train.config import TrainConfig
-from uip.train.state import check_settings
+from uip.train.setup import initial_model, open_data
+from uip.train.state import check_data, check_settings
 
 
 def members(config: TrainConfig, count: int, *, resume: bool) -> list[TrainConfig]:
@@ -49,13 +50,15 @@ def is_finished(config: TrainConfig) -> bool:
     """Whether a run has ended: after all epochs, by early stopping, or after `run.hours`.
 
     Raises:
-        ValueError: the run had other settings.
+        ValueError: the run had other settings or structures.
     """
     path, run = _last(config), config.run
     if not path.exists():
         return False
     saved = read_training(path)
     check_settings(config, saved, path)
+    training, validation = open_data(config, initial_model(config))
+    check_data(training.digest() + validation.digest(), saved.get("data"), path)
     counters = saved["counters"]
     is_stale = 0 < run.patience <= counters.get("stale", 0)
     is_late = run.hours > 0 and counters["seconds"] > 3600 * run.hours

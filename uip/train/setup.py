@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
@@ -193,8 +194,20 @@ def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Cov
     before = model.coverage or Coverage((), magmoms=False)
     elements = {z for z in model.supported_elements if training.contains(z).any()}
     weights = [config.loss.weights(progress)["magmoms"] for progress in (0.0, 1.0)]
-    moments = max(weights) > 0 and training.num_labels("magmoms") > 0
+    moves = any(fnmatchcase("magmom.weight", pattern) for pattern in config.model.trainable)
+    moments = moves and max(weights) > 0 and training.num_labels("magmoms") > 0
     return Coverage(tuple(sorted(elements.union(before.elements))), moments or before.magmoms)
+
+
+def check_direct(config: TrainConfig, model: Potential, training: Dataset) -> None:
+    """Raises ValueError for a direct readout that is not trained on forces: its forces would be random numbers."""
+    weights = [config.loss.weights(progress)["forces"] for progress in (0.0, 1.0)]
+    if model.conservative or (max(weights) > 0 and training.num_labels("forces") > 0):
+        return
+    raise ValueError(
+        "a direct readout must be trained on forces, but 'loss.forces' is zero or no training structure has forces; "
+        "set both, or take readout = 'gradient'"
+    )
 
 
 def split_dataset(data: Dataset, choice: DataConfig) -> tuple[Integers, Integers]:

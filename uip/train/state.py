@@ -81,7 +81,7 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
         ValueError: the checkpoint was written with other structures, or with settings not in `ADJUSTABLE`.
     """
     saved = read_training(path)
-    _check_data(state.data, saved.get("data"), path)
+    check_data(state.data, saved.get("data"), path)
     changed = check_settings(config, saved, path)
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
@@ -113,13 +113,14 @@ def check_settings(config: TrainConfig, saved: dict[str, Any], path: Path) -> Ch
     return changed
 
 
-def _check_data(present: str, saved: str | None, path: Path) -> None:
-    """Checkpoints of version 0.1 have no hash."""
+def check_data(present: str, saved: str | None, path: Path) -> None:
+    """Raises ValueError if a run was started with other structures. Checkpoints of version 0.1 have no hash."""
     if saved and saved != present:
         raise ValueError(
             f"a run must resume with the structures it was started with, but those of 'data.train' or "
-            f"'data.validation' changed since {path} was written; restore the files, or start a new run with "
-            "'model.init_from' set to that file"
+            f"'data.validation' changed since {path} was written; restore the files (a file and "
+            "the data store built from it count as different), or start a new run with 'model.init_from' set to that "
+            "file"
         )
 
 
