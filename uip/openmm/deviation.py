@@ -33,9 +33,9 @@ class DeviationReporter:
         interval: steps between lines.
         models: two or more files of `uip export`, checkpoints or published names, as of `uip.Calculator`.
         atomic_numbers: of each atom that the models see.
-        periodic, particles, charge, spin: as of `create_force`.
+        periodic: as of `create_force`, like `particles`, `charge` and `spin`.
         append: write after what the file at a path has already, for a continued simulation.
-        device, dtype, trusted: as of `uip.Calculator`.
+        device: as of `uip.Calculator`, like `dtype` and `trusted`.
 
     Raises:
         ValueError: `interval` below 1; fewer than two models, or models that cannot share a graph; elements, charge or
