@@ -85,6 +85,8 @@ def run_way(way: str, options: argparse.Namespace) -> list[dict[str, float]]:
     found = []
     for number in range(options.rounds):
         folder = options.folder / way / f"round_{number}"
+        if folder.exists():
+            raise SystemExit(f"{folder} has a loop already; remove it, or choose another --folder")
         folder.mkdir(parents=True)
         models = train(folder, labelled, options.steps)
         found.append({"labels": len(labelled), **errors(models, tests)})

@@ -31,3 +31,17 @@ def test_mistakes(values: dict, message: str) -> None:
 
 def test_suggestion_lists_what_is_known() -> None:
     assert suggestion("q", ["beta", "alpha"]) == "; known: alpha, beta"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_angular": 6}, "`num_angular` must be odd"),
+        ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
+        ({"channels": 0}, "`channels` must be at least 1, got 0"),
+        ({"num_radial": -1}, "`num_radial` must be at least 1, got -1"),
+    ],
+)
+def test_an_architecture_that_is_none(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CHGNetConfig(**changes)

@@ -54,7 +54,7 @@ class CHGNetConfig:
     num_radial: int = 31
     """Radial basis functions of a distance."""
     num_angular: int = 31
-    """Fourier basis functions of an angle."""
+    """Fourier basis functions of an angle, an odd number."""
     envelope_exponent: int = 8
     """Exponent of the polynomial with which basis functions vanish at the cutoff."""
     num_readout: int = 3
@@ -73,6 +73,11 @@ class CHGNetConfig:
     def __post_init__(self) -> None:
         if self.readout not in ("gradient", "direct"):
             raise ValueError(f"`readout` must be 'gradient' or 'direct', got {self.readout!r}")
+        for name in ("num_elements", "channels", "num_layers", "num_radial", "num_angular"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.num_angular % 2 == 0:
+            raise ValueError(f"`num_angular` must be odd (1, and pairs of sine and cosine), got {self.num_angular}")
 
 
 @dataclass(frozen=True)
