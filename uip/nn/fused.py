@@ -4,7 +4,7 @@
 
 Inputs are x W, with features x, or read from a table where they depend on one number: the distance, the angle.
 
-The modules used in training stay the definition. Their weights are copied and packed here: the means over channels that
+The plain modules stay the definition. Their weights are copied and packed here: the means over channels that
 layer normalisation removes are removed from the weights before it, constants are folded, and matrices (K, N) are stored
 in panels (N / L, K, L) of 64 bytes, the order in which the kernels read them.
 """
