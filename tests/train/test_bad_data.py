@@ -200,6 +200,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         "loss weights must not be negative, nor all zero",
     ),
     "unknown schedule": (settings(optim={"schedule": "cosin"}), r"'optim\.schedule' must be one of cosine, constant"),
+    "unknown optimizer": (settings(optim={"optimizer": "sgd"}), r"'optim\.optimizer' must be one of adamw, muon, got"),
     "endless average": (settings(optim={"ema": 1.0}), r"'optim\.ema' must lie in \[0, 1\["),
     "no rate": (settings(optim={"learning_rate": 0.0}), r"'optim\.learning_rate' must be positive"),
     "misspelt rate": (settings(optim={"learning_rte": 1.0}), r"unknown key 'optim\.learning_rte'; did you mean"),

@@ -186,8 +186,45 @@ def test_weights_decay_in_matrices_alone() -> None:
     from uip.train.optim import OptimConfig, make_optimizer, select_trainable
 
     model = CHGNet(CHGNetConfig(**small.ARCHITECTURE))
-    optimizer = make_optimizer(select_trainable(model, ["*"]), OptimConfig(weight_decay=0.1))
+    optimizer = make_optimizer(model, select_trainable(model, ["*"]), OptimConfig(weight_decay=0.1))
     decaying = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in decaying}
     assert "readout.0.weight" in names
     assert not names & {"atom_embedding.weight", "readout.0.bias", "edge_basis.frequencies", "readout_norm.weight"}
+
+
+def test_muon_has_the_matrices_of_linear_layers() -> None:
+    from uip.models.allscaip import AllScAIP, AllScAIPConfig
+    from uip.train.muon import Muon
+    from uip.train.optim import OptimConfig, make_optimizer, select_trainable
+
+    model = AllScAIP(AllScAIPConfig(channels=16, num_layers=1, num_heads=2, num_radial=8))
+    parameters = select_trainable(model, ["*"])
+    optimizer = make_optimizer(model, parameters, OptimConfig(optimizer="muon", learning_rate=0.01))
+    assert isinstance(optimizer, Muon)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(parameters)
+    matrices = {id(p) for p in optimizer.parts[1].param_groups[0]["params"]}
+    names = {name for name, p in parameters if id(p) in matrices}
+    assert {"blocks.0.node.qkv.weight", "embedding.bond.weight"} <= names
+    assert not names & {"embedding.element.weight", "embedding.charge.weight", "energy.second.weight"}
+    for _, p in parameters:
+        p.grad = torch.randn_like(p) * torch.logspace(-1, 0, p.numel()).view_as(p)
+    before = {name: p.detach().clone() for name, p in parameters}
+    optimizer.step()
+    # singular values of an update are similar, whatever the gradient was, and its size is that of AdamW
+    for name in names:
+        change = model.get_parameter(name).detach() - before[name]
+        values = torch.linalg.svdvals(change)
+        assert values.max() < 2 * values.median(), name
+        torch.testing.assert_close(change.square().mean().sqrt(), torch.tensor(0.002), rtol=0.2, atol=0.0)
+
+
+def test_muon_trains_a_choice_of_matrices() -> None:
+    from uip.models.chgnet import CHGNet, CHGNetConfig
+    from uip.train.optim import OptimConfig, make_optimizer, select_trainable
+
+    model = CHGNet(CHGNetConfig(**small.ARCHITECTURE))
+    for patterns in (["readout.0.weight"], ["atom_embedding.weight"]):
+        parameters = select_trainable(model, patterns)
+        optimizer = make_optimizer(model, parameters, OptimConfig(optimizer="muon"))
+        assert [p for group in optimizer.param_groups for p in group["params"]] == [p for _, p in parameters]

@@ -81,9 +81,13 @@ def test_overfits_eight_structures(data: Path, tmp_path: Path) -> None:
     assert 1e3 * error / count == pytest.approx(min(lines, key=lambda line: line["loss"])["forces"], rel=1e-6)
 
 
-def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_equals_uninterrupted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    optim = {"optimizer": optimizer}
     run = {"epochs": 4, "checkpoint_steps": 3, "dtype": "float32"}
-    train(small.config(tmp_path / "whole", data, run=run))
+    train(small.config(tmp_path / "whole", data, optim=optim, run=run))
     import uip.train.loop
 
     original, calls = uip.train.loop.gradient_step, 0
@@ -98,8 +102,8 @@ def test_resume_equals_uninterrupted(data: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(uip.train.loop, "gradient_step", power_cut)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(small.config(tmp_path / "cut", data, run=run), resume=True)
-    train(small.config(tmp_path / "cut", data, run=run), resume=True)
+            train(small.config(tmp_path / "cut", data, optim=optim, run=run), resume=True)
+    train(small.config(tmp_path / "cut", data, optim=optim, run=run), resume=True)
     assert same_checkpoints(tmp_path / "whole" / "last.ckpt", tmp_path / "cut" / "last.ckpt")
     assert without_times(tmp_path / "whole" / "log.jsonl") == without_times(tmp_path / "cut" / "log.jsonl")
     one, other = (load_model(tmp_path / name / "best.ckpt").state_dict() for name in ("whole", "cut"))

@@ -1,4 +1,4 @@
-"""Optimiser (AdamW), learning-rate schedule, and exponential moving average (EMA) of weights.
+"""Optimiser, learning-rate schedule, and exponential moving average (EMA) of weights.
 
 rate(step) = learning_rate * (step + 1) / warmup_steps                             during warm-up
            = learning_rate * (final + (1 - final) (1 + cos(pi progress)) / 2)      afterwards, "cosine"
@@ -14,17 +14,23 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uip.train.muon import Muon, hidden_matrices
+
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant", "plateau")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser (AdamW), learning-rate schedule, EMA."""
+    """Optimiser, learning-rate schedule, EMA."""
 
+    optimizer: str = "adamw"
+    """"adamw", or "muon": Muon for the matrices of linear layers and AdamW for other weights."""
     learning_rate: float = 1e-3
     """Learning rate after warm-up."""
     reference_batch: int = 0
@@ -47,6 +53,8 @@ class OptimConfig:
     """Decay of the exponential moving average of weights, which is validated and saved as best.ckpt; 0: no average."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"'optim.optimizer' must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.learning_rate <= 0:
             raise ValueError(f"'optim.learning_rate' must be positive, got {self.learning_rate}")
         if self.schedule not in SCHEDULES:
@@ -91,12 +99,27 @@ def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[st
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def make_optimizer(parameters: list[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices only."""
-    matrices = [p for name, p in parameters if p.ndim > 1 and "embedding" not in name]
-    others = [p for name, p in parameters if not (p.ndim > 1 and "embedding" not in name)]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+def make_optimizer(
+    model: nn.Module, parameters: list[tuple[str, nn.Parameter]], config: OptimConfig
+) -> torch.optim.AdamW | Muon:
+    """The optimiser of `parameters`, those of `model` that are trained, with weight decay for matrices only."""
+    hidden = hidden_matrices(model) if config.optimizer == "muon" else set()
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in parameters if name not in hidden and _decays(name, p) == decays],
+            "weight_decay": w,
+        }
+        for decays, w in ((True, config.weight_decay), (False, 0.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    matrices = [p for name, p in parameters if name in hidden]
+    return Muon(matrices, groups, config.learning_rate, config.weight_decay)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and "embedding" not in name
 
 
 class EMA:

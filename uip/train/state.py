@@ -17,6 +17,7 @@ import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
 from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes
+from uip.train.muon import Muon
 from uip.train.optim import EMA, make_optimizer, select_trainable
 
 
@@ -26,7 +27,7 @@ class State:
 
     model: Potential
     parameters: list[tuple[str, nn.Parameter]]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.AdamW | Muon
     ema: EMA | None
     data: str = ""
     """Hash of the training and validation structures."""
@@ -57,7 +58,7 @@ def initial_state(config: TrainConfig, model: Potential) -> State:
     """The state before the first step."""
     parameters = select_trainable(model.train(), config.model.trainable)
     ema = EMA(model, config.optim.ema) if config.optim.ema else None
-    return State(model, parameters, make_optimizer(parameters, config.optim), ema)
+    return State(model, parameters, make_optimizer(model, parameters, config.optim), ema)
 
 
 def save_state(state: State, config: TrainConfig, path: Path) -> None:
