@@ -134,3 +134,19 @@ def test_a_torchforce_without_moments(silicon: Path, tmp_path: Path) -> None:
     command += ["--dtype", "float64", "-o", tmp_path / "force.pt"]
     result = CliRunner().invoke(app, list(map(str, command)))
     assert result.exit_code == 0, result.output
+
+
+def test_validation_of_other_elements_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.without_figures(monkeypatch)
+    frames = small.frames(4)
+    write(tmp_path / "silicon.xyz", frames[1])
+    write(tmp_path / "others.xyz", frames[1:3])
+    data = {"validation": [str(tmp_path / "others.xyz")], "test": [str(tmp_path / "silicon.xyz")]}
+    messages: list[str] = []
+    train(
+        small.config(tmp_path / "run", tmp_path / "silicon.xyz", data=data, run={"epochs": 1}), report=messages.append
+    )
+    (found,) = [text for text in messages if "random weights" in text]
+    assert found.startswith(
+        "warning: validation structures contain H (1 structures), O (1 structures), which no training"
+    )

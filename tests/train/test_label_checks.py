@@ -107,6 +107,15 @@ def test_an_energy_per_atom_among_totals(tmp_path: Path) -> None:
     assert found.startswith("energies of structure 4 look like eV/atom")
 
 
+def test_energies_of_both_signs_have_no_unit(tmp_path: Path) -> None:
+    """Energies of a force field are often near zero; some are 1 / 13.6 of others by chance."""
+    frames = strained()
+    for k, atoms in enumerate(frames):
+        energy = (1.0, 1.0, 1 / 13.6057, -0.5)[k % 4] * len(atoms)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, stress=atoms.get_stress())
+    assert warnings_of(tmp_path / "a.xyz", frames) == []
+
+
 def pairs(factors: dict[str, list[float]]) -> tuple[list[dict], list[dict]]:
     """Predictions of ten structures, and labels that are them times a factor and a bit of noise."""
     rng = np.random.default_rng(0)

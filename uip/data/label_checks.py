@@ -117,11 +117,19 @@ def _stress_warnings(summary: Summary) -> list[str]:
 
 
 def _energy_warnings(summary: Summary) -> list[str]:
-    """Warnings about energies that differ from others of their formula by a ratio of units, or are per atom."""
-    medians = {
-        name: float(np.nanmedian(summary.energy[[k for k, other in enumerate(summary.formulas) if other == name]]))
+    """Warnings about energies that differ from others of their formula by a ratio of units, or are per atom.
+
+    Not where energies of one formula have both signs: ratios to an energy near zero mean nothing.
+    """
+    groups = {
+        name: summary.energy[[k for k, other in enumerate(summary.formulas) if other == name]]
         for name, count in Counter(summary.formulas).items()
         if count >= 3
+    }
+    medians = {
+        name: float(np.nanmedian(energy))
+        for name, energy in groups.items()
+        if not np.nanmin(energy) < 0.0 < np.nanmax(energy)
     }
     strange: dict[str, list[int]] = {}
     for k, name in enumerate(summary.formulas):

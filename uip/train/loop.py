@@ -42,6 +42,7 @@ from uip.train.scale import set_scale
 from uip.train.setup import (
     check_direct,
     coverage_of,
+    element_warnings,
     explain_write_errors,
     initial_model,
     open_data,
@@ -52,7 +53,7 @@ from uip.train.setup import (
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
 from uip.train.step import Plan, gradient_step
-from uip.train.trackers import trackers
+from uip.train.trackers import check_packages, trackers
 from uip.train.validation import format_errors, validate
 
 StepCallback = Callable[[int, int, int], None]
@@ -85,6 +86,7 @@ def train(
         torch.set_num_threads(config.run.threads)
     torch.set_float32_matmul_precision("high" if config.run.tf32 else "highest")
     torch.manual_seed(config.run.seed)
+    check_packages(config.run)
     model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model)
@@ -114,7 +116,8 @@ def train(
         f"{len(training)} training structures, {len(validation)} validation structures, "
         f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
     )
-    for warning in label_warnings(summarise(training)) + duplicate_warnings(training, validation):
+    warnings = label_warnings(summarise(training)) + duplicate_warnings(training, validation)
+    for warning in warnings + element_warnings(model, {"validation": validation, "test": test}):
         report(f"warning: {warning}")
     track = partial(trackers, config.run, folder, config.values())
     log = Log(folder, keep=state.lines, track=track) if ranks.is_first else None

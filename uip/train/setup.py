@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -13,6 +13,7 @@ from typing import IO
 
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from ase.io import write
 
 from uip.checkpoint import MODELS, load_model, parse_device
@@ -197,6 +198,23 @@ def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Cov
     moves = any(fnmatchcase("magmom.weight", pattern) for pattern in config.model.trainable)
     moments = moves and max(weights) > 0 and training.num_labels("magmoms") > 0
     return Coverage(tuple(sorted(elements.union(before.elements))), moments or before.magmoms)
+
+
+def element_warnings(model: Potential, data: Mapping[str, Dataset]) -> list[str]:
+    """Warnings about data sets, by name, with elements whose weights are not trained."""
+    if model.coverage is None:
+        return []
+    others = [z for z in model.supported_elements if z not in model.coverage.elements]
+    result = []
+    for name, structures in data.items():
+        numbers = {chemical_symbols[z]: int(structures.contains(z).sum()) for z in others} if len(structures) else {}
+        found = [f"{symbol} ({number} structures)" for symbol, number in numbers.items() if number]
+        if found:
+            result.append(
+                f"{name} structures contain {', '.join(found)}, which no training structure contains: their errors "
+                "are those of random weights"
+            )
+    return result
 
 
 def check_direct(config: TrainConfig, model: Potential, training: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +24,6 @@ def trackers(run: Any, folder: Path, settings: Mapping[str, Any], step: int) -> 
 
     Args:
         step: of the last line that is kept; lines after it are written again.
-
-    Raises:
-        ValueError: a package is not installed.
     """
     found: list[Tracker] = []
     if run.tensorboard:
@@ -33,6 +31,20 @@ def trackers(run: Any, folder: Path, settings: Mapping[str, Any], step: int) -> 
     if run.wandb:
         found.append(WeightsAndBiases(run.wandb, folder, settings))
     return found
+
+
+def check_packages(run: Any) -> None:
+    """Raises ValueError if a package that `run`, a `uip.train.config.RunConfig`, asks for is not installed."""
+    for wanted, module, package in (
+        (run.tensorboard, "torch.utils.tensorboard", "tensorboard"),
+        (run.wandb, "wandb", "wandb"),
+    ):
+        if not wanted:
+            continue
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"'run.{package}' needs the package {package}; run 'pip install {package}'") from error
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
@@ -50,12 +62,8 @@ class TensorBoard:
     """Files in `folder`/tensorboard."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(
-                "'run.tensorboard' needs the package tensorboard; run 'pip install tensorboard'"
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -73,10 +81,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, project: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ValueError("'run.wandb' needs the package wandb; run 'pip install wandb'") from error
+        import wandb
+
         path = folder / "wandb_id"
         if not path.exists():
             path.write_text(uuid.uuid4().hex[:16])
