@@ -100,6 +100,14 @@ def test_a_part_of_the_particles(models: list[Path], tmp_path: Path) -> None:
     )
 
 
+def test_append_to_another_file(models: list[Path], tmp_path: Path) -> None:
+    """It stays as it is."""
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"notes\.txt must be a file of deviations, but its first line is 'mine"):
+        DeviationReporter(tmp_path / "notes.txt", 1, models, [8], periodic=False, append=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
 def test_a_box_that_the_system_has_not(models: list[Path]) -> None:
     case = case_of(systems.water())
     simulation = simulation_of(case)

@@ -24,6 +24,7 @@ from uip.graph.ase_io import structure_from_atoms
 from uip.graph.neighbors import NeighborList
 from uip.inference.committee import DEVIATIONS, load_committee
 from uip.inference.evaluator import predict
+from uip.models.card import Coverage
 from uip.models.chgnet import CHGNetConfig
 
 CONFIG = CHGNetConfig(num_elements=30, channels=8, num_layers=2, num_radial=5, num_angular=5, num_readout=1)
@@ -123,6 +124,16 @@ def test_copies_describe_themselves(tmp_path: Path) -> None:
 def test_what_is_no_committee(models: list[object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Calculator(models)
+
+
+def test_models_with_and_without_moments() -> None:
+    """As after trainings with other labels."""
+    without = random_chgnet(CONFIG, 7)
+    without.coverage = Coverage((14,), magmoms=False)
+    with pytest.raises(
+        ValueError, match="must have the same outputs, but .* has .*magmoms.*; train all with"
+    ):
+        Calculator([MODELS[0], without])
 
 
 def test_predict_with_several_models(tmp_path: Path) -> None:

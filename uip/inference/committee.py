@@ -85,6 +85,11 @@ def check_shared(first: Evaluator, other: Evaluator) -> None:
     """Raises ValueError for models that cannot share a graph."""
     for name in SHARED:
         values = _shared(first, name), _shared(other, name)
+        if values[0] != values[1] and name == "program_outputs":
+            raise ValueError(
+                f"the models of a committee must have the same outputs, but '{first.name}' has {', '.join(values[0])} "
+                f"and '{other.name}' has {', '.join(values[1])}; train all with the same labels and readout"
+            )
         if values[0] != values[1]:
             raise ValueError(
                 f"the models of a committee share one graph and must have the same {name}, but it is {values[0]} of "
@@ -112,7 +117,7 @@ def _same_weights(one: Any, other: Any) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def _shared(member: Evaluator, name: str) -> object:
+def _shared(member: Evaluator, name: str) -> Any:
     value = getattr(member.potential, name)
     return value if name != "program_outputs" else tuple(output for output in value if output not in OF_ONE_MODEL)
 

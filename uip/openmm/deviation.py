@@ -20,6 +20,7 @@ from uip.inference.evaluator import Prediction, split
 from uip.openmm.python_force import check_charge_and_spin_of
 
 COLUMNS = ("max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "min_devi_f", "avg_devi_f")
+HEADER = f"#{'step':>11}{''.join(f'{name:>19}' for name in COLUMNS)}\n"
 
 
 class DeviationReporter:
@@ -39,7 +40,8 @@ class DeviationReporter:
 
     Raises:
         ValueError: `interval` below 1; fewer than two models, or models that cannot share a graph; elements, charge or
-            spin that they do not read; `particles` of another number than `atomic_numbers`.
+            spin that they do not read; `particles` of another number than `atomic_numbers`; `append` to another
+            kind of file.
         FileNotFoundError: no such model file.
     """
 
@@ -76,10 +78,12 @@ class DeviationReporter:
         for member in self._committee.members:
             check_charge_and_spin_of(member.name, member, charge, spin)
         self._neighbors = self._committee.neighbor_list(skin=0.5)
+        if append and isinstance(file, (str, Path)):
+            check_header(Path(file))
         self._opened = isinstance(file, (str, Path))
         self._file: TextIO = open(file, "a" if append else "w") if isinstance(file, (str, Path)) else file  # noqa: SIM115
         if not (self._opened and self._file.tell() > 0):
-            self._file.write(f"#{'step':>11}{''.join(f'{name:>19}' for name in COLUMNS)}\n")
+            self._file.write(HEADER)
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:  # noqa: N802
         """OpenMM's question: when next, and what is needed."""
@@ -113,6 +117,19 @@ class DeviationReporter:
     def __del__(self) -> None:
         if getattr(self, "_opened", False):
             self._file.close()
+
+
+def check_header(file: Path) -> None:
+    """Raises ValueError if `file` has something else than a header of deviations in its first line."""
+    if not file.exists() or not file.stat().st_size:
+        return
+    with file.open(errors="replace") as text:
+        first = text.readline()
+    if first != HEADER:
+        raise ValueError(
+            f"with `append` {file} must be a file of deviations, but its first line is {first[:60]!r}; name "
+            "another file"
+        )
 
 
 def deviation_columns(prediction: Prediction) -> list[float]:
