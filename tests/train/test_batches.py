@@ -15,6 +15,7 @@ from uip.data.samples import Sample
 from uip.train import step
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
 from uip.train.loss import LOSS_TERMS, count_labels
 from uip.train.setup import initial_model, open_data
 from uip.train.state import initial_state
@@ -51,8 +52,9 @@ def gradients(config: TrainConfig) -> tuple[list[int], torch.Tensor]:
     assert plan.labels.tolist() == (count_labels(data.batch(range(len(data))).targets) / plan.num_steps).tolist()
     batches = epoch_batches(costs, config.data.batch_size, 0, 0, config.data.balance_for)
     total = torch.zeros(sum(p.numel() for _, p in state.parameters), dtype=torch.float64)
+    summed = GradientSum([p for _, p in state.parameters], Ranks())
     for batch in batches:
-        add_gradients(config, state, [data.batch(batch)], plan, Ranks())
+        add_gradients(config, state, [data.batch(batch)], plan, summed)
         total += torch.cat(
             [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for _, p in state.parameters]
         )
@@ -95,7 +97,8 @@ def test_portions_of_a_step_are_on_the_device_one_at_a_time(tmp_path: Path, monk
 
     monkeypatch.setattr(Sample, "to", moved)
     monkeypatch.setattr(step, "evaluate", computed)
-    add_gradients(config, state, [data.batch([k]) for k in range(3)], plan, Ranks())
+    summed = GradientSum([p for _, p in state.parameters], Ranks())
+    add_gradients(config, state, [data.batch([k]) for k in range(3)], plan, summed)
     assert done == ["moved", "computed"] * 3
 
 

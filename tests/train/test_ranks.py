@@ -44,9 +44,45 @@ def test_two_ranks_are_one_after_twenty_steps(tmp_path: Path) -> None:
         assert line["forces"] == pytest.approx(other["forces"], rel=1e-6)
 
 
-DISAGREE = """
+TOGETHER = """
+import torch
+from torch import nn
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
+
 ranks = Ranks.join("cpu")
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
+parameters = [*model.parameters(), unused]
+inputs = torch.randn(5, 4, dtype=torch.float64)
+alone = torch.autograd.grad(model(inputs).sum(), list(model.parameters()))
+gradients, early = GradientSum(parameters, ranks, bucket=30), []
+# in the second step rank 1 has nothing, in the third rank 0
+for mine in ((inputs[:2], inputs[2:])[ranks.rank], (inputs, None)[ranks.rank], (None, inputs)[ranks.rank]):
+    for parameter in parameters:
+        parameter.grad = None
+    parts = () if mine is None else mine.split(1)
+    for number, part in enumerate(parts):
+        with gradients.overlap(last=number == len(parts) - 1):
+            model(part).sum().backward()
+            early.append(gradients.next)
+    gradients.finish()
+    for parameter, wanted in zip(parameters, alone):
+        torch.testing.assert_close(parameter.grad, wanted)
+    assert not unused.grad.any()
+# the unused parameter is the last: its bucket, the first, cannot be sent early, so that nothing is
+assert max(early) == 0, early
+gradients, early = GradientSum(parameters[:-1], ranks, bucket=8), []
+for parameter in parameters:
+    parameter.grad = None
+for number in range(2):
+    with gradients.overlap(last=number == 1):
+        model(inputs[2 * ranks.rank + number][None]).sum().backward()
+        early.append(gradients.next)
+gradients.finish()
+assert early == [0, len(gradients.buckets)] and len(gradients.buckets) > 2, early
+print("sums agree", flush=True)
 ranks.check_same("config", "same")
 print("agreed", flush=True)
 try:
@@ -58,9 +94,13 @@ ranks.leave()
 
 
 @pytest.mark.slow
-def test_ranks_that_disagree_stop(tmp_path: Path) -> None:
-    (tmp_path / "disagree.py").write_text(DISAGREE)
-    output = torchrun(2, str(tmp_path / "disagree.py")).stdout
+def test_gradients_are_summed_and_ranks_that_disagree_stop(tmp_path: Path) -> None:
+    """Sums over ranks equal the gradient of one rank, also where a rank has no structures or a parameter no gradient;
+    all but the first backward pass of a step sends its buckets before it ends."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    result = torchrun(2, str(tmp_path / "together.py"))
+    output = result.stdout
+    assert output.count("sums agree") == 2, result.stderr
     assert output.count("agreed") == 2
     assert output.count("all ranks must have the same config, but ranks [1] differ from rank 0") == 2
 

@@ -6,12 +6,11 @@ torchrun starts several processes; without it there is one, and the same functio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,6 @@ class Ranks:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over ranks; a parameter without one counts as zero."""
-        parameters = list(parameters)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.size == 1:
-            return
-        flat = self.sum(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter)
 
     def check_same(self, what: str, text: str) -> None:
         """Raises RuntimeError, on every rank, if ranks hold different `text`."""

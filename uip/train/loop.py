@@ -35,6 +35,7 @@ from uip.schema import Floats, Integers
 from uip.train.best import DISK_FULL_ADVICE, save_best
 from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
@@ -148,6 +149,7 @@ def run_epochs(
     costs = cost_model(state.model.name)(training)
     size, run = config.data.batch_size, config.run
     plan = Plan.of(config, training, costs)
+    gradients = GradientSum([parameter for _, parameter in state.parameters], ranks)
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
         if is_stale(config, state):
@@ -157,7 +159,7 @@ def run_epochs(
         batches = epoch_batches(costs, size, run.seed, epoch, config.data.balance_for)
         left, late = batches[state.batch :], False
         for batch, samples in zip(left, rank_samples(config, state, training, left, costs, ranks), strict=True):
-            line = gradient_step(config, state, samples, plan, ranks)
+            line = gradient_step(config, state, samples, plan, gradients)
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - began
             write_log(log, state, {"kind": "train", **line})

@@ -16,6 +16,7 @@ from uip.models.readout import evaluate
 from uip.schema import Floats
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
 from uip.train.metrics import Line
 from uip.train.optim import learning_rate
@@ -43,12 +44,12 @@ class Plan:
         return Plan(run.epochs * per_epoch, labels / per_epoch)
 
 
-def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan: Plan, ranks: Ranks) -> Line:
+def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan: Plan, gradients: GradientSum) -> Line:
     """One step of the optimiser on this rank's part of the batch; returns its line of the log."""
-    counts, summary = add_gradients(config, state, samples, plan, ranks)
-    trainable = [parameter for _, parameter in state.parameters]
-    ranks.sum_gradients(trainable)
-    norm = nn.utils.clip_grad_norm_(trainable, config.optim.clip or float("inf"))
+    ranks = gradients.ranks
+    counts, summary = add_gradients(config, state, samples, plan, gradients)
+    gradients.finish()
+    norm = nn.utils.clip_grad_norm_(gradients.parameters, config.optim.clip or float("inf"))
     # a GPU works ahead up to here, where its numbers are waited for
     value, *sums, size = torch.cat([ranks.sum(summary), norm.double().view(1)]).tolist()
     check_divergence(config, state, value, size, samples, ranks)
@@ -63,7 +64,7 @@ def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan
 
 
 def add_gradients(
-    config: TrainConfig, state: State, samples: list[Sample], plan: Plan, ranks: Ranks
+    config: TrainConfig, state: State, samples: list[Sample], plan: Plan, gradients: GradientSum
 ) -> tuple[Tensor, Tensor]:
     """Set the gradients of the loss of this rank's part of a batch.
 
@@ -73,17 +74,18 @@ def add_gradients(
     """
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
     none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
-    counts = ranks.sum(sum((count_labels(sample.targets) for sample in samples), none))
+    counts = gradients.ranks.sum(sum((count_labels(sample.targets) for sample in samples), none))
     weights = config.loss.weights(min(state.step / max(plan.num_steps - 1, 1), 1.0))
     scale, shown = (scales(weights, labels).to(device=device, dtype=real) for labels in (plan.labels, counts))
     state.optimizer.zero_grad(set_to_none=True)
     summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64, device=device)
-    for sample in samples:
+    for number, sample in enumerate(samples):
         moved = sample.to(device=device, non_blocking=True)
         outputs = evaluate(state.model, moved.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, moved.targets, moved.graph)
         sums = penalties(errors, config.loss)
-        (scale * sums).sum().backward()
+        with gradients.overlap(last=number == len(samples) - 1):
+            (scale * sums).sum().backward()
         value = (shown * sums.detach()).sum().double()
         summary += torch.cat([value.view(1), absolute_errors(errors)])
     return counts, summary
