@@ -15,7 +15,7 @@ namespace {
 
 constexpr double REPULSION = 1e8;  // eV, far above energies of models
 
-std::string text_of(double value) {
+std::string six_digits(double value) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.6g", value);
   return text.data();
@@ -48,7 +48,7 @@ void AtomsToGraph::check_positions(const at::Tensor &positions) const {
   for (int64_t k = 0; k < 3 * num_rows(); ++k) {
     if (std::isfinite(x[k])) continue;
     throw std::runtime_error("positions must be finite, but atom " + std::to_string(id_of_row(k / 3)) + " is at " +
-                             text_of(x[k]) + "; the simulation has exploded, try a smaller time step");
+                             six_digits(x[k]) + "; the simulation has exploded, try a smaller time step");
   }
 }
 
@@ -62,13 +62,13 @@ void AtomsToGraph::check_pairs() const {
 
 std::string AtomsToGraph::pair_text(int64_t edge) const {
   return "atoms " + std::to_string(id_of_row(assembler_.edge_centre(edge))) + " and " +
-         std::to_string(id_of_row(assembler_.edge_neighbor(edge))) + " are " + text_of(assembler_.distance(edge)) +
+         std::to_string(id_of_row(assembler_.edge_neighbor(edge))) + " are " + six_digits(assembler_.distance(edge)) +
          " A apart";
 }
 
 std::string AtomsToGraph::overlap_text() const {
   if (overlaps_.empty()) return "";
-  return "atoms must be at least " + text_of(MIN_DISTANCE) + " A apart, but " + pair_text(overlaps_[0]) +
+  return "atoms must be at least " + six_digits(MIN_DISTANCE) + " A apart, but " + pair_text(overlaps_[0]) +
          "; remove duplicates, or minimise with another pair style first";
 }
 

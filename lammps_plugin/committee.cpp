@@ -15,16 +15,17 @@
 #include <stdexcept>
 
 namespace uip::lammps {
-namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr int num_components = 9;
 
 std::string join(const std::vector<std::string> &names) {
   std::string text;
   for (const auto &name : names) text += (text.empty() ? "" : " ") + name;
   return text;
 }
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr int num_components = 9;
 
 std::string text_of(double value) {
   std::ostringstream text;

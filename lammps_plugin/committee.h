@@ -27,6 +27,9 @@ namespace uip::lammps {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
+/// With spaces between.
+std::string join(const std::vector<std::string> &names);
+
 /// This rank's part of one member's results: eV, (N, 3) eV/A of its own atoms, and eV: xx yy zz xy xz yz yx zx zy.
 struct MemberResult {
   double energy = 0.0;

@@ -35,10 +35,6 @@ bool is_model_file(const std::string &word) {
   return end != std::string::npos && (word.substr(end) == ".pt2" || word.substr(end) == ".pt");
 }
 
-bool has(const std::vector<std::string> &names, const char *name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 }  // namespace
 
 PairUIP::PairUIP(LAMMPS_NS::LAMMPS *lmp) : Pair(lmp), ranks_(world) {

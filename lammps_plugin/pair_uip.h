@@ -9,6 +9,7 @@
 
 #include <lammps/pair.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -22,6 +23,13 @@
 #include "mpi_comm.h"
 
 namespace uip::lammps {
+
+/// Whether `name` is among names of inputs or outputs.
+inline bool has(const std::vector<std::string> &names, const char *name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+inline at::Tensor on_host(const at::Tensor &x) { return x.to(at::kCPU, at::kDouble).contiguous(); }
 
 class PairUIP final : public LAMMPS_NS::Pair {
  public:

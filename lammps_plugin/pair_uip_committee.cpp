@@ -22,8 +22,6 @@ constexpr int64_t warning_interval = 1000;  // steps: LAMMPS prints 100 warnings
 constexpr int num_named = 5;
 constexpr int num_deviations = 7;  // for `compute pair`
 
-at::Tensor on_host(const at::Tensor &x) { return x.to(at::kCPU, at::kDouble).contiguous(); }
-
 }  // namespace
 
 bool PairUIP::deviation_is_due() const {

@@ -48,8 +48,6 @@ std::array<double, 6> six_components(const std::array<double, 9> &v) {
   return {v[0], v[1], v[2], 0.5 * (v[3] + v[6]), 0.5 * (v[4] + v[7]), 0.5 * (v[5] + v[8])};
 }
 
-at::Tensor on_host(const at::Tensor &x) { return x.to(at::kCPU, at::kDouble).contiguous(); }
-
 }  // namespace
 
 /// The message for an exception on this rank.

@@ -24,16 +24,6 @@ namespace {
 
 namespace utils = LAMMPS_NS::utils;
 
-bool has(const std::vector<std::string> &names, const char *name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::string join(const std::vector<std::string> &items) {
-  std::string text;
-  for (const auto &item : items) text += (text.empty() ? "" : " ") + item;
-  return text;
-}
-
 /// Valid in other folders too. What cannot be resolved, for example in a folder that was deleted, stays.
 std::string absolute(const std::string &path) {
   std::error_code ignored;

@@ -12,17 +12,9 @@
 #include "schema.h"
 
 namespace uip::lammps {
-namespace {
-
-bool has_output(const Model &model, const char *name) {
-  const auto &outputs = model.metadata().outputs;
-  return std::find(outputs.begin(), outputs.end(), name) != outputs.end();
-}
-
-}  // namespace
 
 bool PairUIP::has_uncertainty() const {
-  return model_ && others_.empty() && has_output(*model_, schema::uncertainty_vectors);
+  return model_ && others_.empty() && has(model_->metadata().outputs, schema::uncertainty_vectors);
 }
 
 /// Lengths of the vectors of atoms, and of their sum over all ranks, which `compute pair` reads on rank 0. Collective.
