@@ -1,5 +1,6 @@
 // libuip without Python: `libuip MODEL_FILE`. Exit code 0 if all checks pass; otherwise prints the first that fails.
-#include <torch/torch.h>
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <cstdlib>
 #include <iostream>

@@ -19,7 +19,7 @@ TORCH = Path(torch.__file__).parent
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("csrc") / "libuip"
     headers = [TORCH / "include", TORCH / "include" / "torch" / "csrc" / "api" / "include"]
-    command = ["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    command = ["c++", "-std=c++20", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
     command += [f"-isystem{folder}" for folder in headers]
     command += [str(Path(__file__).with_name("libuip.cpp")), "-o", str(path)]
     for folder in (LIBRARY.parent, TORCH / "lib"):
@@ -29,6 +29,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("csrc")  # one worker compiles
 @pytest.mark.parametrize("suffix", [".pt2", ".pt"])
 def test_libuip_without_python(program: Path, suffix: str) -> None:
     result = subprocess.run(
