@@ -11,11 +11,13 @@ import os
 import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 from documentation_files import INPUTS, MODELS, prepare
+from forked_commands import COMMANDS, run_forked
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -66,15 +68,26 @@ def is_run(line: str) -> bool:
 
 
 def run_commands(block: str, folder: Path) -> None:
-    """`bash -e`, without the commands of `NOT_RUN`."""
+    """The commands of a block, without those of `NOT_RUN`."""
     lines = [line for line in block.splitlines() if is_run(line)]
+    for forked, group in groupby(lines, key=lambda line: line.startswith(COMMANDS)):
+        if not forked:
+            run_shell("\n".join(group), folder)
+            continue
+        for line in group:
+            code, output = run_forked(line, folder)
+            assert code == 0, f"{line}\n{output[-3000:]}"
+
+
+def run_shell(commands: str, folder: Path) -> None:
+    """By `bash -e`."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     environment["MPIR_CVAR_POLLS_BEFORE_YIELD"] = "1"  # more ranks than cores
-    command = ["bash", "-e", "-c", "\n".join(lines)]
+    command = ["bash", "-e", "-c", commands]
     result = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0, f"{block}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    assert result.returncode == 0, f"{commands}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
 
 
 def run_deck(name: str, folder: Path) -> None:
@@ -115,6 +128,7 @@ def test_python_and_decks(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     run_page(page, tmp_path, shell=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("sh"))
 def test_whole_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
