@@ -2,8 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check format docs test-docs reference notebooks wheel test-wheel bench bench-docs bench-env \
-  bench-openmm bench-allscaip test-torchforce clean
+.PHONY: env demo test slow check check-types check-style format docs test-docs reference notebooks wheel test-wheel \
+  bench bench-docs bench-env bench-openmm bench-allscaip test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +40,9 @@ demo: env
 # Threads that wait for work must not spin: tests run several programs at once.
 test slow: export OMP_WAIT_POLICY = passive
 
+# The processor's flags name its instruction sets; torch's compiler would also compile a file for each, for 15 s.
+test slow: export TORCHINDUCTOR_VEC_ISA_OK = 1
+
 # Two processes with one thread each; WORKERS=0 runs all tests in one process with two threads.
 WORKERS ?= 2
 PYTEST := $(PY) -m pytest -q -n $(WORKERS) --dist loadgroup --durations 40 -rs
@@ -51,10 +54,15 @@ slow: env
 	$(PY) tests/export_files.py
 	$(PYTEST) -m slow
 
-check: env
+check: check-types check-style
+
+# The two run side by side with `make -j 2 check`.
+check-types: env
+	.venv/bin/mypy
+
+check-style: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
 	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md docs uip lammps_plugin openmm_plugin examples benchmarks tests
 	.venv/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' | grep -v schema.h)
 	$(PY) -m uip.schema --check
@@ -78,11 +86,12 @@ test-wheel: wheel
 	$(PY) tests/wheel/try_wheel.py write build/test_wheel
 	$(PY) tests/wheel/try_wheel.py install dist/uip-*.whl build/test_wheel
 
-# The site needs no torch: an environment of its own, 0.2 GB. A dead link is an error.
+# The site needs no torch: an environment of its own, 0.2 GB. A dead link is an error. Python compiles what is imported:
+# `--no-compile` leaves out the rest.
 .venv-docs/ready: pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --upgrade pip
-	.venv-docs/bin/python -m pip install --quiet --group docs
+	.venv-docs/bin/python -m pip install --quiet --no-compile --group docs
 	touch $@
 
 docs: export NO_MKDOCS_2_WARNING = 1
@@ -137,7 +146,7 @@ bench-allscaip: env .venv-fairchem/ready
 TORCHFORCE := .venv-torchforce/bin/python
 .venv-torchforce/ready:
 	test -x $(TORCHFORCE) || $(PYTHON) -m venv .venv-torchforce
-	$(TORCHFORCE) -m pip install --quiet torch==2.12.1 openmm==8.5.2 acellera-openmmtorch-cpu==1.10
+	$(TORCHFORCE) -m pip install --quiet --no-compile torch==2.12.1 openmm==8.5.2 acellera-openmmtorch-cpu==1.10
 	touch $@
 
 test-torchforce: env .venv-torchforce/ready
