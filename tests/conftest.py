@@ -60,6 +60,11 @@ def random_allscaip(*, seed: int = 0, **changes: object) -> AllScAIP:
     return model.requires_grad_(False).eval()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: a worker that begins one when the other has finished runs it alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 RECORD = CalibrationRecord(80, 20, 0.03, 1e-4, 0.5, 1.1, 0.04)
 
 

@@ -165,6 +165,7 @@ def test_engine_overhead() -> None:
     assert new_list + lammps > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     """Every section, with tiny systems; numbers of ops and models are right."""

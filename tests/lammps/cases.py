@@ -171,7 +171,7 @@ CASES = (
         lj=LennardJones(0.01, 1.5, 5.0, (("He", "He"), ("He", "Ni"), ("He", "O"))),
         unseen="He",
     ),
-    Case("moved", rattled(SILICON.repeat((2, 1, 1)), 10), after=WARM, steps=200),
+    Case("moved", rattled(SILICON.repeat((2, 1, 1)), 10), after=WARM, steps=100),
     Case(
         "moved_tiled",
         rattled(SILICON.repeat((2, 2, 2)), 11),

@@ -81,6 +81,7 @@ def test_gathered_and_around_the_ring_are_the_same(num_ranks: int, tmp_path: Pat
         assert np.abs(gathered.node_energy - ring.node_energy).max() < 1e-10 * np.abs(gathered.node_energy).max()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_single_precision(tmp_path: Path) -> None:
     """1e-4 from double on one rank and on eight; and single it is."""
@@ -104,6 +105,7 @@ def test_a_box_that_changes_its_shape(num_ranks: int, tmp_path: Path) -> None:
         assert_same(case, result)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_atoms_that_cross_borders(tmp_path: Path) -> None:
     """100 hot steps: as on one rank while rounding has not grown, and at the end the numbers of one process."""

@@ -37,6 +37,7 @@ def drift(folder: Path, repeat: tuple[int, int, int], steps: int, num_ranks: int
     return float(np.polyfit(time[settled], energy[settled], 1)[0]) / len(atoms) * 1000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_energy_is_conserved(tmp_path: Path) -> None:
     """2 ps at 1 fs, float64, two ranks."""

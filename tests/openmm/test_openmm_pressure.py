@@ -98,6 +98,7 @@ def finite_difference(context: openmm.Context, step: float) -> float:
     return (static + 2 / 3 * state.getKineticEnergy()._value / volume) * TO_BAR
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_npt_stays_stable() -> None:
     """2000 steps at 300 K with published CHGNet: the crystal stays one, and pressures agree along the way."""

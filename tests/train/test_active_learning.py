@@ -21,6 +21,7 @@ def run(script: str, *arguments: object) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_loop(tmp_path: Path) -> None:
     """Two rounds of a few steps: both ways have the same labels at first, and label the same number."""

@@ -47,6 +47,7 @@ def test_programs_multiply_in_bfloat16() -> None:
     np.testing.assert_allclose(forces_of(systems.water(), model=file), eager, rtol=0, atol=1e-3 * np.abs(eager).max())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_programs_multiply_in_bfloat16(tmp_path: Path) -> None:
     model, file = random_allscaip(num_layers=1), tmp_path / "half.pt2"
