@@ -40,7 +40,7 @@ demo: env
 # Threads that wait for work must not spin: tests run several programs at once.
 test slow: export OMP_WAIT_POLICY = passive
 
-# The processor's flags name its instruction sets; torch's compiler would also compile a file for each, for 15 s.
+# The processor's flags name its instruction sets; torch's compiler would also compile a file for each, 13 s in all.
 test slow: export TORCHINDUCTOR_VEC_ISA_OK = 1
 
 # Two processes with one thread each; WORKERS=0 runs all tests in one process with two threads.
