@@ -24,6 +24,7 @@ from uip.config import field_documentation
 from uip.models.allscaip import AllScAIPConfig
 from uip.models.chgnet import CHGNetConfig
 from uip.train.config import ADJUSTABLE, CHANGEABLE
+from uip.train.data_sets import SetConfig
 from uip.train.template import EXAMPLE, TABLES, toml_value
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -38,6 +39,7 @@ KINDS = {
     "tuple[int, ...]": "list of integers",
     "dict[str, float]": "table of numbers",
     "dict[str, Any]": "table",
+    "dict[str, SetConfig]": "tables",
 }
 """Types of settings, in words."""
 
@@ -59,6 +61,7 @@ def settings_page() -> str:
     """One section for each table of the TOML file, one heading for each key."""
     parts = [SETTINGS]
     parts += [_table(name, type(getattr(EXAMPLE, name))) for name in TABLES]
+    parts.append(_table("data.sets.NAME", SetConfig))
     for kind, config in (("chgnet", CHGNetConfig), ("allscaip", AllScAIPConfig)):
         parts.append(_table("architecture", config, title=f'model.architecture of `kind = "{kind}"`'))
     return _page("\n".join(parts))

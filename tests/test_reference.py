@@ -17,6 +17,7 @@ from uip.config import field_documentation
 from uip.models.allscaip import AllScAIPConfig
 from uip.models.chgnet import CHGNetConfig
 from uip.train.config import TrainConfig
+from uip.train.data_sets import SetConfig
 from uip.train.template import EXAMPLE
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,12 @@ def test_a_stale_page_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     "config",
-    [*(type(getattr(EXAMPLE, table.name)) for table in dataclasses.fields(TrainConfig)), CHGNetConfig, AllScAIPConfig],
+    [
+        *(type(getattr(EXAMPLE, table.name)) for table in dataclasses.fields(TrainConfig)),
+        SetConfig,
+        CHGNetConfig,
+        AllScAIPConfig,
+    ],
     ids=lambda config: config.__name__,
 )
 def test_every_setting_has_documentation(config: type) -> None:

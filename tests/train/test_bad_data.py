@@ -185,7 +185,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
     "unknown sign": (settings(data={"stress_sign": "up"}), r"'data\.stress_sign' must be one of tension, compression"),
     "unknown reference": (
         settings(data={"reference": "guess"}),
-        r"'data\.reference' must be 'fit' or 'keep', got 'guess'",
+        r"'data\.reference' must be one of fit, keep, got 'guess'",
     ),
     "reference from nothing": (
         settings(data={"reference_structures": 0}),

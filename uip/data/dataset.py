@@ -188,40 +188,88 @@ class Dataset:
     Args:
         stores: concatenated.
         chosen: numbers of the samples that belong to this data set; None: all.
+        sets: for each store, the number of the set that it belongs to, if several data sets are joined.
+        shifts: for each set, what is added to energy labels, (Z,) float64, eV per atom of each element; none: nothing.
     """
 
-    def __init__(self, stores: Sequence[SampleStore], chosen: Integers | None = None) -> None:
+    def __init__(
+        self,
+        stores: Sequence[SampleStore],
+        chosen: Integers | None = None,
+        *,
+        sets: Sequence[int] = (),
+        shifts: Sequence[Tensor] = (),
+    ) -> None:
         self.stores = list(stores)
+        self.sets = list(sets) or [0] * len(self.stores)
+        self.shifts = tuple(shifts)
         self.ends = np.cumsum([len(store) for store in self.stores])
         self.chosen = np.arange(int(self.ends[-1]) if self.stores else 0) if chosen is None else chosen
+
+    @staticmethod
+    def join(parts: Sequence[Dataset]) -> Dataset:
+        """Data sets as one, in which they are the sets 0, 1, ..."""
+        sizes = [int(part.ends[-1]) if part.stores else 0 for part in parts]
+        starts = np.cumsum([0, *sizes])
+        return Dataset(
+            [store for part in parts for store in part.stores],
+            np.concatenate([part.chosen + start for part, start in zip(parts, starts, strict=False)]),
+            sets=[number for number, part in enumerate(parts) for _ in part.stores],
+        )
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def _locate(self, number: int) -> tuple[SampleStore, int]:
+    def _locate(self, number: int) -> tuple[int, int]:
+        """Which store has a sample, and its number there."""
         k = int(self.chosen[number])
         store = int(np.searchsorted(self.ends, k, side="right"))
-        return self.stores[store], k - int(self.ends[store]) + len(self.stores[store])
+        return store, k - int(self.ends[store]) + len(self.stores[store])
 
     def __getitem__(self, number: int) -> Sample:
         store, k = self._locate(number)
-        return store[k]
+        sample = self.stores[store][k]
+        if len(set(self.sets)) < 2:
+            return sample
+        energy = sample.targets.energy + self._shift(store, sample.graph.atomic_numbers)
+        targets = replace(sample.targets, energy=energy)
+        return replace(sample, targets=targets, sets=torch.tensor([self.sets[store]]))
+
+    def _shift(self, store: int, atomic_numbers: Tensor) -> float:
+        """What is added to the energy of a structure, eV."""
+        return float(self.shifts[self.sets[store]][atomic_numbers - 1].sum()) if self.shifts else 0.0
 
     def read(self, name: str, number: int) -> Tensor:
         """One field of one sample, without the rest."""
         store, k = self._locate(number)
-        value = store.read(name, k)
+        value = self.stores[store].read(name, k)
         assert value is not None
-        return value
+        if name != "energy" or not self.shifts:
+            return value
+        return value + self._shift(store, self.read("atomic_numbers", number))
 
     def subset(self, numbers: Integers) -> Dataset:
         """The samples with these numbers."""
-        return Dataset(self.stores, self.chosen[numbers])
+        return Dataset(self.stores, self.chosen[numbers], sets=self.sets, shifts=self.shifts)
+
+    def of_set(self, number: int) -> Dataset:
+        """The samples of one set, with its stores alone; energy labels as they were read."""
+        mine = [k for k, other in enumerate(self.sets) if other == number]
+        store = np.searchsorted(self.ends, self.chosen, side="right")
+        sizes = np.array([len(store) for store in self.stores])
+        moved = np.cumsum([0, *sizes[mine]])[:-1] - (self.ends - sizes)[mine]  # from where stores begin here to there
+        parts = [self.chosen[store == k] + move for k, move in zip(mine, moved, strict=True)]
+        chosen = np.concatenate(parts) if parts else self.chosen[:0]
+        return Dataset([self.stores[k] for k in mine], chosen)
+
+    def shifted(self, shifts: Sequence[Tensor]) -> Dataset:
+        """The same samples with other `shifts` of energy labels."""
+        return Dataset(self.stores, self.chosen, sets=self.sets, shifts=shifts)
 
     def info(self, number: int) -> dict[str, Any]:
         """Text and numbers of `atoms.info` of one sample."""
         store, k = self._locate(number)
-        return next(islice(store.infos(), k, None))
+        return next(islice(self.stores[store].infos(), k, None))
 
     def info_values(self, key: str) -> list[Any]:
         """`atoms.info[key]` of each sample; None without it. Of a large data set this is all that is kept in memory."""
@@ -252,7 +300,9 @@ class Dataset:
         samples = [self[int(number)] for number in numbers]
         if change is not None:
             samples = [change(int(number), sample) for number, sample in zip(numbers, samples, strict=True)]
-        return Sample(batch([s.graph for s in samples]), join_targets(s.targets for s in samples))
+        sets = [sample.sets for sample in samples if sample.sets is not None]
+        targets = join_targets(sample.targets for sample in samples)
+        return Sample(batch([s.graph for s in samples]), targets, sets=torch.cat(sets) if sets else None)
 
 
 def open_store(path: Path | str, settings: GraphSettings, cache: Path) -> Store:

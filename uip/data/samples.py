@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -41,18 +41,31 @@ class Sample:
     targets: Targets
     info: dict[str, Any] = field(default_factory=dict)
     """`atoms.info` of one structure: material, group, ...; used for splits."""
+    sets: Tensor | None = None
+    """Number of the data set of each structure, (B,) int64; None: there is one data set."""
 
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> Sample:
         """A copy on `device`, its real tensors as `dtype`; `non_blocking`: from pinned memory, without waiting."""
         options = {"device": device, "dtype": dtype, "non_blocking": non_blocking}
-        return Sample(self.graph.to(**options), self.targets.to(**options), self.info)  # type: ignore[arg-type]
+        sets = None if self.sets is None else self.sets.to(device=device, non_blocking=non_blocking)
+        return replace(self, graph=self.graph.to(**options), targets=self.targets.to(**options), sets=sets)  # type: ignore[arg-type]
 
     def pin(self) -> Sample:
         """A copy in pinned memory."""
         graph = Graph(**{name: value.pin_memory() for name, value in self.graph.tensors().items()})
-        return Sample(graph, Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()}))
+        targets = Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()})
+        return replace(self, graph=graph, targets=targets, sets=None if self.sets is None else self.sets.pin_memory())
+
+    def targets_of(self, number: int) -> Targets:
+        """Targets with the labels of one data set; NaN for structures of others."""
+        if self.sets is None:
+            return self.targets
+        structures = self.sets == number
+        atoms = structures.index_select(0, self.graph.graph_index)
+        chosen = {"energy": structures, "forces": atoms[:, None], "stress": structures[:, None, None], "magmoms": atoms}
+        return Targets(**{name: getattr(self.targets, name).where(mask, torch.nan) for name, mask in chosen.items()})
 
 
 def join_targets(targets: Iterable[Targets]) -> Targets:

@@ -1,7 +1,7 @@
 """The training config: one TOML file, read into dataclasses, with documentation and default of each setting.
 
 [model]  architecture and initial weights     [data]  data set, split, batches     [loss]  see uip/train/loss.py
-[optim]  see uip/train/optim.py               [run]   folder, length, precision
+[optim]  see uip/train/optim.py               [run]   folder, length, precision    [data.sets.NAME]  more data sets
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from uip.config import existing_file, from_dict
-from uip.data.labels import LabelKeys
+from uip.train.data_sets import MAIN, LabelConventions, SetConfig, set_configs
 from uip.train.loss import LossConfig
 from uip.train.optim import OptimConfig
 from uip.train.overrides import with_overrides
-from uip.units import EV_PER_A3_TO_GPA
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,12 +45,8 @@ class ModelConfig:
     """Licence of the new weights; stored with the model."""
 
 
-STRESS_UNITS = {"eV/A^3": 1.0, "GPa": 1.0 / EV_PER_A3_TO_GPA, "kBar": 0.1 / EV_PER_A3_TO_GPA}
-STRESS_SIGNS = {"tension": 1.0, "compression": -1.0}
-
-
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(LabelConventions):
     """The data set: files, split, conventions of labels, batches."""
 
     train: tuple[str, ...] = ()
@@ -60,6 +55,8 @@ class DataConfig:
     """Files or data stores for validation; empty: a part of the training structures."""
     test: tuple[str, ...] = ()
     """Files or data stores on which the best potential is tested at the end of the run."""
+    sets: dict[str, SetConfig] = field(default_factory=dict)
+    """Further data sets, each a table [data.sets.NAME] of its own."""
     validation_fraction: float = 0.05
     """Fraction of the training structures that is used for validation, if there are no validation files."""
     split_by: str = ""
@@ -110,14 +107,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("'data.train' must name at least one file, got none")
-        for key, known in (("stress_unit", STRESS_UNITS), ("stress_sign", STRESS_SIGNS)):
-            if getattr(self, key) not in known:
-                raise ValueError(f"'data.{key}' must be one of {', '.join(known)}, got {getattr(self, key)!r}")
-        if "virial" in self.stress_key.lower() and self.stress_scale != 1.0:
-            raise ValueError(
-                f"virials ('data.stress_key' is {self.stress_key!r}) must be in eV and positive under compression, got "
-                f"'data.stress_unit' {self.stress_unit!r} and 'data.stress_sign' {self.stress_sign!r}; leave both out"
-            )
+        self.check_conventions("data")
         if self.scale not in ("none", "rmsd"):
             raise ValueError(f"'data.scale' must be 'rmsd' or 'none', got {self.scale!r}")
         if self.augment is not None and not isinstance(self.augment, bool):
@@ -130,22 +120,20 @@ class DataConfig:
             raise ValueError(f"'data.balance_for' must lie between 1 and the batch size, got {self.balance_for}")
         if self.reference_structures < 1:
             raise ValueError(f"'data.reference_structures' must be at least 1, got {self.reference_structures}")
-        if self.reference not in ("fit", "keep"):
-            raise ValueError(f"'data.reference' must be 'fit' or 'keep', got {self.reference!r}")
 
     def augments(self, model: str) -> bool:
         """Whether structures are rotated at random, for the architecture `model`."""
         return model == "allscaip" if self.augment is None else self.augment
 
     @property
-    def label_keys(self) -> LabelKeys:
-        """Names of the entries that are labels."""
-        return LabelKeys(self.energy_key, self.forces_key, self.stress_key)
+    def by_name(self) -> dict[str, DataConfig | SetConfig]:
+        """All data sets, the main one first."""
+        return {MAIN: self, **self.sets}
 
     @property
-    def stress_scale(self) -> float:
-        """Factor from stress labels to eV/A^3, positive under tension."""
-        return STRESS_UNITS[self.stress_unit] * STRESS_SIGNS[self.stress_sign]
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the labels of all data sets."""
+        return (1.0, *(choice.weight for choice in self.sets.values()))
 
 
 @dataclass(frozen=True)
@@ -236,7 +224,8 @@ ADJUSTABLE = {
 """Settings that affect results and may nevertheless change when a run is resumed; the change is logged."""
 
 PATHS = {"data.train", "data.validation"}
-"""Paths, which may differ between machines and when a run is resumed; the structures must be the same."""
+"""Paths, which may differ between machines and when a run is resumed; the structures must be the same. So may those of
+other data sets."""
 
 RENAMED = {"model.start": "init_from", "model.move": "trainable", "data.rotate": "augment"}
 """Deprecated keys, and their new names in the same table."""
@@ -261,9 +250,14 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
     """A config from plain values; paths are relative to `folder`."""
     values = rename_old_keys(values, warn=True)
     data = dict(values.get("data", {}))
-    for key in ("train", "validation", "test"):
-        files = data.get(key, ())
-        data[key] = [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
+    data |= file_lists(data, ("train", "validation", "test"), folder)
+    sets = data.get("sets", {})
+    if isinstance(sets, dict):
+        sets = {
+            name: {**table, **file_lists(table, ("train", "validation"), folder)} if isinstance(table, dict) else table
+            for name, table in sets.items()
+        }
+    data["sets"] = set_configs(sets)
     if isinstance(data.get("cache"), str) and data["cache"]:
         data["cache"] = cache_folder(data["cache"], folder)
     run = dict(values.get("run", {}))
@@ -273,6 +267,15 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
         model["init_from"] = str(folder / model["init_from"])
     tables = {**values, "data": from_dict(DataConfig, data, "data"), "run": run, "model": model}
     return from_dict(TrainConfig, tables)
+
+
+def file_lists(table: dict[str, Any], keys: Iterable[str], folder: Path) -> dict[str, list[str]]:
+    """The files of each key, one or several, relative to `folder`."""
+    named = {key: table.get(key, ()) for key in keys}
+    return {
+        key: [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
+        for key, files in named.items()
+    }
 
 
 def cache_folder(name: str, folder: Path) -> str:
@@ -309,9 +312,17 @@ def rename_old_keys(values: dict[str, Any], *, warn: bool) -> dict[str, Any]:
     return renamed
 
 
+def is_path(name: str) -> bool:
+    """Whether a setting is one of `PATHS`, or the same of another data set."""
+    return name in PATHS or (name.startswith("data.sets.") and name.endswith((".train", ".validation")))
+
+
 def fixed_settings(values: dict[str, Any]) -> dict[str, Any]:
     """The settings that affect the results of a run, "table.key" -> value; see `CHANGEABLE`."""
-    flat = {f"{table}.{key}": value for table, settings in values.items() for key, value in settings.items()}
+    sets = values["data"].get("sets", {})  # a table of tables
+    tables = {**values, **{f"data.sets.{name}": settings for name, settings in sets.items()}}
+    flat = {f"{table}.{key}": value for table, settings in tables.items() for key, value in settings.items()}
+    flat.pop("data.sets", None)
     return {key: value for key, value in sorted(flat.items()) if key not in CHANGEABLE}
 
 

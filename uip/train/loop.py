@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from uip.checkpoint import load_model, parse_dtype, save_checkpoint
 from uip.data.augment import random_rotation, rotated
@@ -33,7 +34,7 @@ from uip.data.sampler import assign_to_ranks, cost_model, epoch_batches, micro_b
 from uip.data.samples import Sample
 from uip.schema import Floats, Integers
 from uip.train.best import DISK_FULL_ADVICE, save_best
-from uip.train.config import PATHS, Changes, TrainConfig, fixed_settings
+from uip.train.config import Changes, TrainConfig, fixed_settings, is_path
 from uip.train.distributed import Ranks
 from uip.train.gradient_sum import GradientSum
 from uip.train.metrics import Line, Log
@@ -95,18 +96,20 @@ def train(
     check_direct(config, model, training)
     model.coverage = coverage_of(config, model, training)
     going_on = resume and (folder / "last.ckpt").exists()
+    shifts: tuple[Tensor, ...] = ()
     if not going_on:
-        set_references(config, model, training, ranks)
+        shifts = set_references(config, model, training, ranks)
         set_scale(config, model, training)
     state = initial_state(config, model.to(device=device, dtype=parse_dtype(config.run.dtype)))
-    state.data = training.digest() + validation.digest()
+    state.data, state.shifts = training.digest() + validation.digest(), shifts
     changed: Changes = {}
     if going_on:
         changed = resume_from(state, config, folder / "last.ckpt")
     elif resume:
         report(f"no checkpoint in {folder}: a new run starts")
+    training, validation = training.shifted(state.shifts), validation.shifted(state.shifts)
     # paths may differ between machines; file contents are compared below
-    same = {name: value for name, value in fixed_settings(config.values()).items() if name not in PATHS}
+    same = {name: value for name, value in fixed_settings(config.values()).items() if not is_path(name)}
     ranks.check_same("settings", repr(same))
     ranks.check_same("data", state.data)
     ranks.check_same("weights", weights_digest(state.model))

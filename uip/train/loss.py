@@ -5,19 +5,20 @@
 Residuals: energy eV/atom, forces eV/A (each component), stress GPa (each of nine), magmoms mu_B. `count_p` is the mean
 number of labelled values of a step: those of all training structures, divided by the number of steps of an epoch. Each
 label therefore has the same weight in every batch, and the mean gradient of an epoch is that of the whole data set,
-whatever the batches and however a step is divided into ranks and micro-batches. Missing labels are not counted.
+whatever the batches and however a step is divided into ranks and micro-batches. Missing labels are not counted. With
+several data sets, penalties and numbers of labels are multiplied by the weight of their set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from uip.config import suggestion
-from uip.data.samples import Targets
+from uip.data.samples import Sample, Targets
 from uip.graph.batch import Graph, Outputs
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -110,6 +111,17 @@ def penalties(parts: dict[str, Tensor], config: LossConfig) -> Tensor:
     """Sums of penalties by property, (4,); zero for properties that the model does not predict."""
     none = parts["energy"].new_zeros(())
     return torch.stack([penalty(parts[name], config) if name in parts else none for name in LOSS_TERMS])
+
+
+def set_penalties(outputs: Outputs, sample: Sample, config: LossConfig, weights: Sequence[float]) -> Tensor:
+    """`penalties` of a batch, (4,), those of each data set times its weight."""
+    each = [penalties(residuals(outputs, sample.targets_of(k), sample.graph), config) for k in range(len(weights))]
+    return torch.stack([weight * part for weight, part in zip(weights, each, strict=True)]).sum(0)
+
+
+def count_by_set(sample: Sample, num_sets: int) -> Tensor:
+    """`count_labels` of each data set, (num_sets, 4)."""
+    return torch.stack([count_labels(sample.targets_of(k)) for k in range(num_sets)])
 
 
 def scales(weights: dict[str, float], counts: Tensor) -> Tensor:

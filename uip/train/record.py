@@ -15,6 +15,7 @@ import numpy as np
 
 from uip.data.dataset import Dataset
 from uip.train.config import TrainConfig
+from uip.train.data_sets import MAIN
 from uip.train.template import settings_text
 
 
@@ -22,17 +23,21 @@ def write_record(config: TrainConfig, validation: Dataset) -> None:
     """Write both files to the run's folder."""
     folder = Path(config.run.folder)
     (folder / "settings.toml").write_text(settings_text(with_absolute_paths(config)), encoding="utf-8")
-    split = (
-        {"validation_files": absolute(config.data.validation)} if config.data.validation else _split(config, validation)
-    )
+    parts = {name: _split(config, validation, number) for number, name in enumerate(config.data.by_name)}
+    split = {**parts.pop(MAIN), **({"sets": parts} if parts else {})}
     (folder / "split.json").write_text(json.dumps(split, indent=1), encoding="utf-8")
 
 
-def _split(config: TrainConfig, validation: Dataset) -> dict[str, Any]:
-    """For each training file: number of structures, and the numbers of those for validation."""
+def _split(config: TrainConfig, validation: Dataset, number: int) -> dict[str, Any]:
+    """Of one data set: validation files; or for each training file, the number of structures, and the numbers of those
+    for validation. Others are for training, or, with `structures`, not used."""
+    choice = list(config.data.by_name.values())[number]
+    if choice.validation:
+        return {"validation_files": absolute(choice.validation)}
+    data = validation.of_set(number)
     files, begin = [], 0
-    for path, store in zip(absolute(config.data.train), validation.stores, strict=True):
-        mine = validation.chosen[(validation.chosen >= begin) & (validation.chosen < begin + len(store))] - begin
+    for path, store in zip(absolute(choice.train), data.stores, strict=True):
+        mine = data.chosen[(data.chosen >= begin) & (data.chosen < begin + len(store))] - begin
         files.append({"file": path, "structures": len(store), "validation": np.sort(mine).tolist()})
         begin += len(store)
     return {"files": files}
@@ -54,6 +59,10 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             train=absolute(data.train),
             validation=absolute(data.validation),
             test=absolute(data.test),
+            sets={
+                name: replace(choice, train=absolute(choice.train), validation=absolute(choice.validation))
+                for name, choice in data.sets.items()
+            },
             cache=str(Path(data.cache).resolve()) if data.cache else "",
         ),
         model=replace(model, init_from=start),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ase.data import atomic_numbers
+from torch import Tensor
 
 from uip.config import suggestion
 from uip.data.dataset import Dataset
@@ -23,29 +24,66 @@ LABELLED = 100_000
 """Largest number of structures whose labels are fitted."""
 
 
-def set_references(config: TrainConfig, model: Potential, training: Dataset, ranks: Ranks) -> None:
+def set_references(config: TrainConfig, model: Potential, training: Dataset, ranks: Ranks) -> tuple[Tensor, ...]:
     """Fit or set the reference energies of elements, see `DataConfig.reference`.
+
+    The model gets those of the main set, and of elements that are not in it those of the first set that has them.
+
+    Returns:
+        For each data set, if there are several: what is added to its energy labels, (num_elements,) float64, eV per
+        atom of each element, so that they are relative to the reference energies of the model.
 
     Raises:
         ValueError: a value for an element that the model does not support.
     """
     # rows of elements 1, 2, ...; some architectures have a row for element 0 before them
-    num_elements = model.config.num_elements
-    reference = model.reference_energy[-num_elements:]
+    reference = model.reference_energy[-model.config.num_elements :]
+    before = reference.double().clone()
+    set_given(config, model, reference)
+    main = training.of_set(0)
+    if config.data.reference == "fit" and not config.data.reference_energies:
+        reference += offsets(config, model, main, ranks).to(reference.dtype)
+    if not config.data.sets:
+        return ()
+    settled = elements_of(main, model) | {atomic_numbers[symbol] for symbol in config.data.reference_energies}
+    shifts = [torch.zeros_like(before)]
+    for number, choice in enumerate(config.data.sets.values(), start=1):
+        data = training.of_set(number)
+        is_fitted = choice.reference == "fit"
+        change = offsets(config, model, data, ranks) if is_fitted else before - reference.double()
+        for element in elements_of(data, model) - settled:
+            reference[element - 1] += change[element - 1].to(reference.dtype)
+            change[element - 1] = 0.0
+        settled |= elements_of(data, model)
+        shifts.append(-change)
+    return tuple(shifts)
+
+
+def set_given(config: TrainConfig, model: Potential, reference: Tensor) -> None:
+    """Set those of `data.reference_energies`."""
     for symbol, value in config.data.reference_energies.items():
         if atomic_numbers.get(symbol) not in model.supported_elements:
             known = [name for name, z in atomic_numbers.items() if z in model.supported_elements]
             raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
         reference[atomic_numbers[symbol] - 1] = float(value)
-    if config.data.reference == "keep" or config.data.reference_energies:
-        return
+
+
+def elements_of(data: Dataset, model: Potential) -> set[int]:
+    """Atomic numbers in a data set."""
+    return {z for z in model.supported_elements if data.contains(z).any()}
+
+
+def offsets(config: TrainConfig, model: Potential, data: Dataset, ranks: Ranks) -> Tensor:
+    """Energies of elements, (num_elements,) float64 eV, fitted to labels minus energies of the model; of a new model
+    minus its reference energies."""
     limit = config.data.reference_structures if config.model.init_from else LABELLED
-    sample = training.subset(fitted_sample(training, limit, model.elements))
-    energy = energies(sample)
+    sample = data.subset(fitted_sample(data, limit, model.elements))
+    counts = compositions(sample, model.config.num_elements)
     if config.model.init_from:
-        energy = energy - predicted_energies(model, sample, ranks)
-    change = fit_reference(compositions(sample, num_elements), energy)
-    reference += torch.from_numpy(change).to(reference.dtype)
+        energy = energies(sample) - predicted_energies(model, sample, ranks)
+    else:
+        energy = energies(sample) - counts @ model.reference_energy[-model.config.num_elements :].double().numpy()
+    return torch.from_numpy(fit_reference(counts, energy))
 
 
 def predicted_energies(model: Potential, data: Dataset, ranks: Ranks) -> Floats:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -27,6 +28,7 @@ from uip.models.card import Coverage, ModelCard
 from uip.models.potential import Potential
 from uip.schema import Integers
 from uip.train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from uip.train.data_sets import LabelConventions, SetConfig
 from uip.train.distributed import Ranks
 
 
@@ -157,26 +159,39 @@ def _first(error: RuntimeError) -> str:
 
 
 def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
-    """Training and validation data."""
-    data = config.data
-    for path in (*data.train, *data.validation, *data.test):
+    """Training and validation data, of all data sets."""
+    for choice in config.data.by_name.values():
+        for path in (*choice.train, *choice.validation):
+            existing_source(path)
+    for path in config.data.test:
         existing_source(path)
-    training, validation = (open_files(config, model, paths) for paths in (data.train, data.validation))
-    if not data.validation:
-        parts = split_dataset(training, data)
-        training, validation = training.subset(parts[0]), training.subset(parts[1])
-    return training, validation
+    parts = [open_set(config, model, choice) for choice in config.data.by_name.values()]
+    return parts[0] if len(parts) == 1 else tuple(Dataset.join(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
-def open_files(config: TrainConfig, model: Potential, paths: Sequence[str]) -> Dataset:
-    """All structures of files and data stores, as graphs of `model`.
+def open_set(config: TrainConfig, model: Potential, choice: DataConfig | SetConfig) -> tuple[Dataset, Dataset]:
+    """Training and validation data of one data set."""
+    training = open_files(config, model, choice.train, choice)
+    if isinstance(choice, SetConfig) and 0 < choice.structures < len(training):
+        order = np.random.default_rng(config.data.split_seed).permutation(len(training))
+        training = training.subset(np.sort(order[: choice.structures]))
+    if choice.validation:
+        return training, open_files(config, model, choice.validation, choice)
+    parts = split_dataset(training, config.data)
+    return training.subset(parts[0]), training.subset(parts[1])
+
+
+def open_files(
+    config: TrainConfig, model: Potential, paths: Sequence[str], choice: LabelConventions | None = None
+) -> Dataset:
+    """All structures of files and data stores, as graphs of `model`; labels as in the main set, or as of `choice`.
 
     One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
     wait for its lock, not in a barrier, which would give up after half an hour.
     """
-    data = config.data
+    data, labels = config.data, choice or config.data
     graph = (model.cutoff, model.bond_cutoff, model.soft, model.supported_elements)
-    settings = GraphSettings(*graph, data.stress_scale, data.label_keys)
+    settings = GraphSettings(*graph, labels.stress_scale, labels.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
     stores: list[SampleStore] = []
     for path in paths:

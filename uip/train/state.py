@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
-from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes
+from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes, is_path
 from uip.train.muon import Muon
 from uip.train.optim import EMA, make_optimizer, select_trainable
 
@@ -31,6 +31,8 @@ class State:
     ema: EMA | None
     data: str = ""
     """Hash of the training and validation structures."""
+    shifts: tuple[Tensor, ...] = ()
+    """Of each data set, if there are several: what is added to its energy labels, (Z,) eV per atom of each element."""
     epoch: int = 0
     batch: int = 0
     """Number of batches done in this epoch."""
@@ -69,6 +71,7 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
         "revision": revision(),
         "optimizer": state.optimizer.state_dict(),
         "data": state.data,
+        "shifts": list(state.shifts),
         "average": None if state.ema is None else state.ema.state(),
         "counters": {name: getattr(state, name) for name in COUNTERS},
     }
@@ -86,6 +89,7 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
     changed = check_settings(config, saved, path)
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
+    state.shifts = tuple(saved.get("shifts", ()))
     if state.ema is not None:
         state.ema.load(saved["average"])
     for name in COUNTERS:
@@ -103,7 +107,7 @@ def check_settings(config: TrainConfig, saved: dict[str, Any], path: Path) -> Ch
     # "recipe": the name of this entry in checkpoints of version 0.1
     changed = changes(config, saved["config"] if "config" in saved else saved["recipe"])
     if saved.get("data"):  # the same structures, from any file
-        changed = {name: values for name, values in changed.items() if name not in PATHS}
+        changed = {name: values for name, values in changed.items() if not is_path(name)}
     different = [name for name in changed if name not in ADJUSTABLE]
     if different:
         raise ValueError(

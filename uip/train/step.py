@@ -17,7 +17,7 @@ from uip.schema import Floats
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
 from uip.train.gradient_sum import GradientSum
-from uip.train.loss import LOSS_TERMS, absolute_errors, count_labels, penalties, residuals, scales
+from uip.train.loss import LOSS_TERMS, absolute_errors, count_by_set, residuals, scales, set_penalties
 from uip.train.metrics import Line
 from uip.train.optim import learning_rate
 from uip.train.setup import write_structures
@@ -33,14 +33,17 @@ class Plan:
 
     num_steps: int
     labels: Tensor
-    """Mean number of labelled values of a step, for each of `LOSS_TERMS`, (4,) float64."""
+    """Mean number of labelled values of a step, each with the weight of its data set, for each of `LOSS_TERMS`, (4,)
+    float64."""
 
     @staticmethod
     def of(config: TrainConfig, data: Dataset, costs: Floats) -> Plan:
         """The plan for the training structures `data`."""
         choice, run = config.data, config.run
         per_epoch = len(epoch_batches(costs, choice.batch_size, run.seed, 0, choice.balance_for))
-        labels = torch.tensor([data.num_labels(name) for name in LOSS_TERMS], dtype=torch.float64)
+        sets = [data.of_set(number) for number in range(len(choice.weights))]
+        counts = [[part.num_labels(name) for name in LOSS_TERMS] for part in sets]
+        labels = torch.tensor(choice.weights, dtype=torch.float64) @ torch.tensor(counts, dtype=torch.float64)
         return Plan(run.epochs * per_epoch, labels / per_epoch)
 
 
@@ -73,22 +76,23 @@ def add_gradients(
         mean over the labels of this batch, which is logged, and sums of absolute errors.
     """
     device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
-    none = torch.zeros(len(LOSS_TERMS), dtype=torch.float64)
-    counts = gradients.ranks.sum(sum((count_labels(sample.targets) for sample in samples), none))
+    of_sets = torch.tensor(config.data.weights, dtype=torch.float64)
+    none = torch.zeros(len(of_sets), len(LOSS_TERMS), dtype=torch.float64)
+    by_set = gradients.ranks.sum(sum((count_by_set(sample, len(of_sets)) for sample in samples), none))
     weights = config.loss.weights(min(state.step / max(plan.num_steps - 1, 1), 1.0))
-    scale, shown = (scales(weights, labels).to(device=device, dtype=real) for labels in (plan.labels, counts))
+    scale, shown = (scales(weights, labels).to(device=device, dtype=real) for labels in (plan.labels, of_sets @ by_set))
     state.optimizer.zero_grad(set_to_none=True)
     summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64, device=device)
     for number, sample in enumerate(samples):
         moved = sample.to(device=device, non_blocking=True)
         outputs = evaluate(state.model, moved.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, moved.targets, moved.graph)
-        sums = penalties(errors, config.loss)
+        sums = set_penalties(outputs, moved, config.loss, config.data.weights)
         with gradients.overlap(last=number == len(samples) - 1):
             (scale * sums).sum().backward()
         value = (shown * sums.detach()).sum().double()
         summary += torch.cat([value.view(1), absolute_errors(errors)])
-    return counts, summary
+    return by_set.sum(0), summary
 
 
 def mean_errors(sums: Tensor, counts: Tensor) -> Line:

@@ -21,7 +21,9 @@ EXAMPLE = TrainConfig(DataConfig(train=("labelled.xyz",)))
 def settings_text(config: TrainConfig | None = None) -> str:
     """`config` as TOML, None: the defaults; reading it gives the same settings."""
     config = config or EXAMPLE
-    return "\n".join(_table(name, getattr(config, name)) for name in TABLES)
+    tables = {name: getattr(config, name) for name in TABLES}
+    tables |= {f"data.sets.{json.dumps(name)}": choice for name, choice in config.data.sets.items()}
+    return "\n".join(_table(name, settings) for name, settings in tables.items())
 
 
 def _table(name: str, settings: Any) -> str:
@@ -30,8 +32,10 @@ def _table(name: str, settings: Any) -> str:
     for field in dataclasses.fields(settings):
         lines += [f"# {line}" for line in _wrapped(documentation.get(field.name, ""))]
         value = getattr(settings, field.name)
-        # TOML has no null: a setting that is left out is shown as a comment
-        lines.append(f"# {field.name} =" if value is None else f"{field.name} = {toml_value(value)}")
+        # TOML has no null: a setting that is left out is shown as a comment; so is one that has tables of its own
+        lines.append(
+            f"# {field.name} =" if value is None or field.name == "sets" else f"{field.name} = {toml_value(value)}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -27,9 +27,12 @@ BY_ELEMENT = ("forces", "magmoms")
 
 
 def validate(config: TrainConfig, model: Potential, data: Dataset, ranks: Ranks) -> Line:
-    """Loss, with the final weights of its terms, MAE and RMSE of each property over `data`, and MAE by element."""
+    """Loss, with the final weights of its terms, MAE and RMSE of each property over `data`, and MAE by element and, if
+    there are several, by data set."""
     device, real = model.reference_energy.device, parse_dtype(config.run.dtype)
-    sums = torch.zeros(4, len(LOSS_TERMS), dtype=torch.float64)  # penalties, absolute and squared errors, labels
+    names = list(config.data.by_name)
+    # of each data set: penalties, absolute and squared errors, labels
+    sums = torch.zeros(len(names), 4, len(LOSS_TERMS), dtype=torch.float64)
     elements = torch.zeros(len(BY_ELEMENT), 2, len(chemical_symbols), dtype=torch.float64)
     costs = cost_model(model.name)(data)
     mine = assign_to_ranks(costs, ranks.size)[ranks.rank]
@@ -37,17 +40,41 @@ def validate(config: TrainConfig, model: Potential, data: Dataset, ranks: Ranks)
     for joined in prefetch((partial(data.batch, part) for part in portions), config.data.workers):
         sample = joined.to(device=device, dtype=real)
         outputs = evaluate(model, sample.graph, forces=config.loss.needs_forces)
-        errors = residuals(outputs, sample.targets, sample.graph)
-        penalty = penalties(errors, config.loss).detach().double()
-        parts = (penalty, absolute_errors(errors), squared_errors(errors), count_labels(sample.targets))
-        sums += torch.stack(parts).cpu()
+        # structures without a number belong to the main set
+        for number in range(len(names) if sample.sets is not None else 1):
+            sums[number] += error_table(config, outputs, sample.targets_of(number), sample.graph)
         elements += element_sums(outputs, sample.targets, sample.graph)
-    penalty, absolute, squared, counts = ranks.sum(sums)
+    by_set = ranks.sum(sums)
+    weights = torch.tensor(config.data.weights, dtype=torch.float64)
+    penalty, _, _, counts = torch.einsum("s,stp->tp", weights, by_set)
     value = (scales(config.loss.weights(1.0), counts) * penalty).sum()
-    roots = mean_errors((squared * counts).sqrt(), counts)  # sqrt(squared / counts) * counts
-    rmse = {f"{name}_rmse": error for name, error in roots.items()}
-    errors = {**mean_errors(absolute, counts), **rmse, **element_errors(ranks.sum(elements))}
+    errors = {**means(by_set.sum(0)), **element_errors(ranks.sum(elements))}
+    if len(names) > 1 and len(data):
+        errors |= set_errors({name: means(table) for name, table in zip(names, by_set, strict=True)})
     return {"kind": "validation", "loss": float(value), **errors}
+
+
+def error_table(config: TrainConfig, outputs: Outputs, targets: Targets, graph: Graph) -> Tensor:
+    """Sums of penalties, of absolute and of squared errors, and numbers of labels, (4, 4) float64 on the CPU."""
+    errors = residuals(outputs, targets, graph)
+    penalty = penalties(errors, config.loss).detach().double()
+    return torch.stack([penalty, absolute_errors(errors), squared_errors(errors), count_labels(targets)]).cpu()
+
+
+def means(table: Tensor) -> Line:
+    """MAE and RMSE of each property from sums of `error_table`."""
+    _, absolute, squared, counts = table
+    roots = mean_errors((squared * counts).sqrt(), counts)  # sqrt(squared / counts) * counts
+    return {**mean_errors(absolute, counts), **{f"{name}_rmse": error for name, error in roots.items()}}
+
+
+def set_errors(errors: dict[str, Line]) -> Line:
+    """MAE by data set, of properties with labels: "energy_by_set", ..."""
+    by_set = {
+        f"{term}_by_set": {name: line[term] for name, line in errors.items() if line[term] is not None}
+        for term in LOSS_TERMS
+    }
+    return {name: values for name, values in by_set.items() if values}
 
 
 def element_sums(outputs: Outputs, targets: Targets, graph: Graph) -> Tensor:
@@ -76,6 +103,14 @@ def element_errors(sums: Tensor) -> Line:
 
 
 def format_errors(errors: Line) -> str:
-    """Errors of `validate` as text."""
+    """Errors of `validate` as text, of each data set if there are several."""
+    names = list(dict.fromkeys(name for term in LOSS_TERMS for name in errors.get(f"{term}_by_set", ())))
+    if not names:
+        return _listed(errors)
+    lines = {name: {term: errors.get(f"{term}_by_set", {}).get(name) for term in LOSS_TERMS} for name in names}
+    return "; ".join(f"{name}: {_listed(line)}" for name, line in lines.items())
+
+
+def _listed(errors: Line) -> str:
     units = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa", "magmoms": "mu_B"}
     return ", ".join(f"{name} {errors[name]:.4g} {unit}" for name, unit in units.items() if errors[name] is not None)
