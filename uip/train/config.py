@@ -36,13 +36,36 @@ class ModelConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     """Changes to the defaults of CHGNetConfig or AllScAIPConfig; with `init_from`, only `readout` can be changed."""
     trainable: tuple[str, ...] = ("*",)
-    """Trainable weights: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]."""
+    """Trainable weights: names as shell patterns, for example ["readout.*", "atom_updates.3.*"]. With `lora_rank`:
+    those that are trained as they are, without low-rank factors; "*" then means none."""
+    lora_rank: int = 0
+    """Fine-tuning: if set, the matrices of linear layers get low-rank changes of this rank (LoRA), and other weights do
+    not change."""
+    lora_layers: tuple[str, ...] = ("*",)
+    """Linear layers with low-rank changes: names as shell patterns, for example ["atom_updates.*"]. Matrices that two
+    factors would not make smaller do not change."""
     name: str = ""
     """Name of the new potential; empty: the name of the run's folder."""
     theory: str = ""
     """Level of theory of the labels; stored with the model."""
     licence: str = ""
     """Licence of the new weights; stored with the model."""
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"'model.lora_rank' must be at least 1, or 0 for none, got {self.lora_rank}")
+        if not self.lora_rank and self.lora_layers != ("*",):
+            raise ValueError("'model.lora_layers' needs 'model.lora_rank', which is 0; set it, for example to 8")
+        if self.lora_rank and not self.init_from:
+            raise ValueError(
+                "'model.lora_rank' changes trained weights, but 'model.init_from' is empty; set it, or leave the rank "
+                "out"
+            )
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Patterns of the weights that are trained as they are."""
+        return () if self.lora_rank and self.trainable == ("*",) else self.trainable
 
 
 @dataclass(frozen=True)
@@ -191,6 +214,12 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.model.lora_rank and self.optim.optimizer == "muon":
+            raise ValueError(
+                "'optim.optimizer' must be 'adamw' with 'model.lora_rank', got 'muon': it is for whole matrices"
+            )
 
     def values(self) -> dict[str, Any]:
         """The settings as plain containers, for checkpoints."""

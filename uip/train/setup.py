@@ -134,6 +134,11 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard, dtype: str) -> Potential:
     # `published_rounding` reproduces published numbers; it is not needed for weights that are trained further
     exact = {name: False for name in ("published_rounding",) if name in known}
     config = from_dict(settings, {**known, **exact, **choice.architecture}, "model.architecture")
+    if choice.lora_rank and config.readout != old.config.readout:
+        raise ValueError(
+            f"with 'model.lora_rank' the readout must be that of '{choice.init_from}', {old.config.readout!r}, got "
+            f"{config.readout!r}; train the new readout without LoRA first"
+        )
     model = architecture(config).to(dtype=old.dtype)
     # the readout may differ: weights of a new direct readout are random, those of an old one are dropped
     comparable = architecture(replace(config, readout=old.config.readout)).to(dtype=old.dtype)
@@ -210,7 +215,7 @@ def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Cov
     before = model.coverage or Coverage((), magmoms=False)
     elements = {z for z in model.supported_elements if training.contains(z).any()}
     weights = [config.loss.weights(progress)["magmoms"] for progress in (0.0, 1.0)]
-    moves = any(fnmatchcase("magmom.weight", pattern) for pattern in config.model.trainable)
+    moves = any(fnmatchcase("magmom.weight", pattern) for pattern in config.model.trained)
     moments = moves and max(weights) > 0 and training.num_labels("magmoms") > 0
     return Coverage(tuple(sorted(elements.union(before.elements))), moments or before.magmoms)
 

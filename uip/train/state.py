@@ -17,6 +17,7 @@ import uip
 from uip.checkpoint import read_training, save_checkpoint
 from uip.models.potential import Potential
 from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes, is_path
+from uip.train.lora import LowRank, low_rank_matrices
 from uip.train.muon import Muon
 from uip.train.optim import EMA, make_optimizer, select_trainable
 
@@ -29,6 +30,8 @@ class State:
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.AdamW | Muon
     ema: EMA | None
+    low_rank: LowRank | None = None
+    """LoRA; its factors are among the parameters."""
     data: str = ""
     """Hash of the training and validation structures."""
     shifts: tuple[Tensor, ...] = ()
@@ -58,9 +61,15 @@ COUNTERS = ("epoch", "batch", "step", "best", "stale", "reductions", "typical", 
 
 def initial_state(config: TrainConfig, model: Potential) -> State:
     """The state before the first step."""
-    parameters = select_trainable(model.train(), config.model.trainable)
+    choice = config.model
+    parameters = select_trainable(model.train(), choice.trained)
+    low_rank = None
+    if choice.lora_rank:
+        matrices = low_rank_matrices(model, choice.lora_layers, choice.trained, choice.lora_rank)
+        low_rank = LowRank(matrices, choice.lora_rank, config.run.seed)
+        parameters += low_rank.parameters()
     ema = EMA(model, config.optim.ema) if config.optim.ema else None
-    return State(model, parameters, make_optimizer(model, parameters, config.optim), ema)
+    return State(model, parameters, make_optimizer(model, parameters, config.optim), ema, low_rank)
 
 
 def save_state(state: State, config: TrainConfig, path: Path) -> None:
@@ -72,6 +81,7 @@ def save_state(state: State, config: TrainConfig, path: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "data": state.data,
         "shifts": list(state.shifts),
+        "lora": None if state.low_rank is None else state.low_rank.state(),
         "average": None if state.ema is None else state.ema.state(),
         "counters": {name: getattr(state, name) for name in COUNTERS},
     }
@@ -89,6 +99,8 @@ def resume_from(state: State, config: TrainConfig, path: Path) -> Changes:
     changed = check_settings(config, saved, path)
     state.model.load_state_dict(saved["state"])
     state.optimizer.load_state_dict(saved["optimizer"])
+    if state.low_rank is not None:
+        state.low_rank.load(saved["lora"])
     state.shifts = tuple(saved.get("shifts", ()))
     if state.ema is not None:
         state.ema.load(saved["average"])

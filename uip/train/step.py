@@ -51,6 +51,8 @@ def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan
     """One step of the optimiser on this rank's part of the batch; returns its line of the log."""
     ranks = gradients.ranks
     counts, summary = add_gradients(config, state, samples, plan, gradients)
+    if state.low_rank is not None:
+        state.low_rank.pull_gradients()
     gradients.finish()
     norm = nn.utils.clip_grad_norm_(gradients.parameters, config.optim.clip or float("inf"))
     # a GPU works ahead up to here, where its numbers are waited for
@@ -60,6 +62,8 @@ def gradient_step(config: TrainConfig, state: State, samples: list[Sample], plan
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
+    if state.low_rank is not None:
+        state.low_rank.write_weights()
     if state.ema is not None:
         state.ema.update(state.model)
     errors = mean_errors(torch.tensor(sums, dtype=torch.float64), counts)
