@@ -12,6 +12,7 @@ from conftest import random_chgnet
 
 from uip.checkpoint import load_model, read_training, save_checkpoint
 from uip.data.sampler import cost_model
+from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.readout import evaluate
 from uip.nn.fused import plain_form
 from uip.train.config import TrainConfig
@@ -99,6 +100,28 @@ def test_only_matrices_change_and_by_their_rank(files: Path, tmp_path: Path, mon
     assert changed
     assert all(name.startswith("atom_updates.") and name.endswith(".weight") for name in changed)
     assert set(changed.values()) == {2}
+
+
+def test_allscaip(files: Path, tmp_path: Path) -> None:
+    """Factors fit any architecture: the first step changes B alone, so matrices change by their rank."""
+    shape = {"num_elements": 30, "channels": 16, "num_layers": 1, "num_heads": 2, "num_radial": 8}
+    torch.manual_seed(0)
+    save_checkpoint(AllScAIP(AllScAIPConfig(**shape, k=6.0, nearest=12)), tmp_path / "old.ckpt")
+    config = adapted(tmp_path, files, model={"init_from": str(tmp_path / "old.ckpt")}, optim={"ema": 0.0})
+    model = initial_model(config)
+    data, _ = open_data(config, model)
+    state = initial_state(config, model)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    plan = Plan.of(config, data, cost_model(model.name)(data))
+    gradient_step(config, state, [data.batch([0, 1])], plan, Ranks())
+    assert state.low_rank is not None
+    ranks = {
+        name: torch.linalg.matrix_rank(value - before[name], rtol=1e-9).item()
+        for name, value in model.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert set(ranks.values()) == {2}
+    assert ranks.keys() <= state.low_rank.factors.keys()
 
 
 def test_named_weights_are_trained_as_they_are(files: Path, tmp_path: Path) -> None:
