@@ -101,10 +101,11 @@ def finite_difference(context: openmm.Context, step: float) -> float:
 @pytest.mark.long
 @pytest.mark.slow
 def test_npt_stays_stable() -> None:
-    """2000 steps at 300 K with published CHGNet: the crystal stays one, and pressures agree along the way."""
+    """1200 steps at 300 K with published CHGNet: the crystal stays one, and pressures agree along the way."""
     case = case_of(bulk("NaCl", "rocksalt", a=5.69, cubic=True))
     system = system_of(case, published_file(".pt2"))
     barostat = openmm.MonteCarloBarostat(1.0, 300.0, 20)
+    barostat.setRandomNumberSeed(3)
     system.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(300, 5.0, 0.002)
     integrator.setRandomNumberSeed(1)
@@ -113,21 +114,21 @@ def test_npt_stays_stable() -> None:
     simulation.context.setVelocitiesToTemperature(300, 2)
     volumes, temperatures = [], []
     degrees = 3 * len(case.atoms) * unit.MOLAR_GAS_CONSTANT_R
-    for step in range(40):
+    for step in range(24):
         simulation.step(50)
         state = simulation.context.getState(getEnergy=True)
         volumes.append(state.getPeriodicBoxVolume().value_in_unit(unit.angstrom**3))
         temperatures.append((2 * state.getKineticEnergy() / degrees).value_in_unit(unit.kelvin))
-        if step % 10 == 9:
+        if step % 6 == 5:
             exact = np.trace(pressure_tensor(simulation.context)) / 3
             assert exact == pytest.approx(finite_difference(simulation.context, 1e-4), rel=1e-4, abs=0.1)
             # the barostat's own step is ten times longer, and off by what that brings
             coarse = finite_difference(simulation.context, 1e-3)
             own = barostat.computeCurrentPressure(simulation.context).value_in_unit(unit.bar)
             assert own == pytest.approx(coarse, rel=1e-5, abs=0.1)
-    assert 0.9 < np.mean(volumes[10:]) / case.atoms.get_volume() < 1.15
+    assert 0.9 < np.mean(volumes[6:]) / case.atoms.get_volume() < 1.15
     assert np.std(volumes) > 0.0
-    assert 200 < np.mean(temperatures[10:]) < 400
+    assert 200 < np.mean(temperatures[6:]) < 400
 
 
 @pytest.mark.parametrize(
