@@ -17,6 +17,7 @@ from uip.models.readout import evaluate
 from uip.nn.fused import plain_form
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
 from uip.train.loop import train
 from uip.train.loss import penalties, residuals, scales
 from uip.train.metrics import read_log
@@ -67,7 +68,7 @@ def test_gradients_of_factors_are_derivatives(files: Path, tmp_path: Path) -> No
     state, (sample,), plan = started(config)
     low_rank = state.low_rank
     assert low_rank is not None
-    add_gradients(config, state, [sample], plan, Ranks())
+    add_gradients(config, state, [sample], plan, alone(state))
     low_rank.pull_gradients()
     assert all(factors.weight.grad is None for factors in low_rank.factors.values())
     assert {name.rpartition(".")[2] for name, _ in state.parameters} == {"lora_a", "lora_b"}
@@ -102,6 +103,11 @@ def test_only_matrices_change_and_by_their_rank(files: Path, tmp_path: Path, mon
     assert set(changed.values()) == {2}
 
 
+def alone(state: State) -> GradientSum:
+    """The gradients of one rank."""
+    return GradientSum([parameter for _, parameter in state.parameters], Ranks())
+
+
 def test_allscaip(files: Path, tmp_path: Path) -> None:
     """Factors fit any architecture: the first step changes B alone, so matrices change by their rank."""
     shape = {"num_elements": 30, "channels": 16, "num_layers": 1, "num_heads": 2, "num_radial": 8}
@@ -113,7 +119,7 @@ def test_allscaip(files: Path, tmp_path: Path) -> None:
     state = initial_state(config, model)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     plan = Plan.of(config, data, cost_model(model.name)(data))
-    gradient_step(config, state, [data.batch([0, 1])], plan, Ranks())
+    gradient_step(config, state, [data.batch([0, 1])], plan, alone(state))
     assert state.low_rank is not None
     ranks = {
         name: torch.linalg.matrix_rank(value - before[name], rtol=1e-9).item()
@@ -163,7 +169,7 @@ def test_two_ranks_equal_one(files: Path, tmp_path: Path) -> None:
     for parts in (([0, 1, 2, 3],), ([0, 3], [1, 2])):
         total = [torch.zeros_like(p) for _, p in state.parameters]
         for part in parts:
-            add_gradients(config, state, [data.batch(part)], plan, Ranks())
+            add_gradients(config, state, [data.batch(part)], plan, alone(state))
             low_rank.pull_gradients()
             total = [t if p.grad is None else t + p.grad for t, (_, p) in zip(total, state.parameters, strict=True)]
         found.append(total)
@@ -177,7 +183,7 @@ def test_a_rank_without_structures(files: Path, tmp_path: Path) -> None:
     config = adapted(tmp_path, files)
     state, _, plan = started(config)
     before = [p.detach().clone() for _, p in state.parameters]
-    gradient_step(config, state, [], plan, Ranks())
+    gradient_step(config, state, [], plan, alone(state))
     assert all(torch.equal(p, old) for (_, p), old in zip(state.parameters, before, strict=True))
 
 
