@@ -21,6 +21,7 @@ from uip.data.sampler import cost_model
 from uip.models.readout import evaluate
 from uip.train.config import TrainConfig, changes, make_config, read_config
 from uip.train.distributed import Ranks
+from uip.train.gradient_sum import GradientSum
 from uip.train.loop import train
 from uip.train.loss import count_labels, penalties, residuals, scales
 from uip.train.metrics import read_log
@@ -119,7 +120,9 @@ def test_weights_multiply_labels_of_a_set(files: dict[str, Path], tmp_path: Path
     model, data, _, _ = opened(config)
     state = initial_state(config, model.double())
     plan = Plan.of(config, data, cost_model(model.name)(data))
-    add_gradients(config, state, [data.batch(range(len(data)))], plan, Ranks())
+    add_gradients(
+        config, state, [data.batch(range(len(data)))], plan, GradientSum([p for _, p in state.parameters], Ranks())
+    )
     found = [p.grad for _, p in state.parameters]
     parts = [data.batch(range(2)), data.batch(range(2, len(data)))]
     weights = (1.0, 0.25)
