@@ -1,6 +1,6 @@
 """Sets a part of both data sets aside for tests: python split.py mlearn_Si_train.xyz mptrj_sample_train.xyz
 
-Writes si_train.xyz, si_test.xyz (a tenth, at random), mptrj_train.xyz and mptrj_test.xyz (a fifth: whole materials).
+Writes si_train.xyz, si_test.xyz (a tenth, at random), mptrj_train.xyz and mptrj_test.xyz (a fifth, whole materials).
 """
 
 import sys
