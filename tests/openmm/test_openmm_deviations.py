@@ -19,7 +19,7 @@ from openmm_systems import Case, case_of, small, system_of
 from uip import Calculator
 from uip.checkpoint import save_checkpoint
 from uip.openmm import DeviationReporter
-from uip.openmm.deviation import COLUMNS, deviation_columns
+from uip.openmm.deviation import COLUMNS, HEADER, deviation_columns
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,18 @@ def test_a_part_of_the_particles(models: list[Path], tmp_path: Path) -> None:
     assert [float(word) for word in lines[1].split()[4:]] == pytest.approx(
         wanted(models, atoms_now(simulation, case)[part])[3:], rel=1e-5
     )
+
+
+def test_append_after_an_incomplete_line(models: list[Path], tmp_path: Path) -> None:
+    """The next line is a line of its own."""
+    (tmp_path / "devi.txt").write_text(HEADER + "           1       1.4")
+    case = case_of(systems.water())
+    simulation = simulation_of(case)
+    arguments = {"periodic": False, "append": True}
+    simulation.reporters.append(DeviationReporter(tmp_path / "devi.txt", 1, models, case.atoms.numbers, **arguments))
+    simulation.step(1)
+    simulation.reporters.clear()
+    assert [len(line.split()) for line in (tmp_path / "devi.txt").read_text().splitlines()[1:]] == [2, 7]
 
 
 def test_append_to_another_file(models: list[Path], tmp_path: Path) -> None:

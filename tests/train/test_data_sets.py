@@ -210,13 +210,19 @@ def test_settings_of_sets_are_written_and_read(files: dict[str, Path], tmp_path:
     ("table", "message"),
     [
         ({"old": {"train": "a", "weights": 2.0}}, r"unknown key 'data\.sets\.old\.weights'; did you mean 'weight'"),
-        ({"old": {"train": "a", "weight": 0.0}}, r"'data\.sets\.old\.weight' must be positive, got 0\.0; remove the"),
+        (
+            {"old": {"train": "a", "weight": 0.0}},
+            r"'data\.sets\.old\.weight' must be positive and finite, got 0\.0",
+        ),
         ({"old": {"train": "a", "structures": -1}}, r"'data\.sets\.old\.structures' must not be negative, got -1"),
         (
             {"old": {"train": "a", "reference": "no"}},
             r"'data\.sets\.old\.reference' must be one of fit, keep, got 'no'",
         ),
         ({"old": {"train": "a", "stress_unit": "bar"}}, r"'data\.sets\.old\.stress_unit' must be one of .*, got 'bar'"),
+        ({"old": {"train": "a", "weight": float("inf")}}, r"'data\.sets\.old\.weight' must be positive and finite"),
+        ({"old": {"train": 3}}, r"'train' of a data set must be a file or a list of files, got 3"),
+        ({"old": {"train": "a", "reference": "keep"}}, r"is the zero of 'model\.init_from', which is empty"),
         ({"old": {"weight": 2.0}}, r"'data\.sets\.old\.train' must name at least one file, got none"),
         ({"main": {"train": "a"}}, r"'data\.sets\.main' must have another name: 'main' is the set of 'data\.train'"),
         ({"old": "a.xyz"}, r"'data\.sets\.old' must be a table with 'train', its files, got 'a\.xyz'"),
@@ -235,3 +241,22 @@ def test_an_element_that_the_model_does_not_know(files: dict[str, Path], tmp_pat
     config = two_sets(tmp_path, {**files, "old": tmp_path / "gold.xyz"})
     with pytest.raises(ValueError, match=r"gold\.xyz, structure 1: the model must support every element, got Au"):
         train(config)
+
+
+def test_keep_needs_reference_energies_of_the_first_model(files: dict[str, Path], tmp_path: Path) -> None:
+    model = random_chgnet()
+    model.reference_energy[27] = 0.0
+    save_checkpoint(model, tmp_path / "no_nickel.ckpt")
+    init = {"init_from": str(tmp_path / "no_nickel.ckpt")}
+    with pytest.raises(ValueError, match=r"it has none of Ni; use \"fit\""):
+        opened(two_sets(tmp_path, files, old={"reference": "keep"}, model=init))
+
+
+def test_structures_that_move_to_another_set_are_other_data(files: dict[str, Path], tmp_path: Path) -> None:
+    """The same files in the same order."""
+    digests = []
+    for main, old in ((["new", "old"], ["new"]), (["new"], ["old", "new"])):
+        data = {"train": [str(files[name]) for name in main]}
+        config = two_sets(tmp_path, files, old={"train": [str(files[name]) for name in old]}, data=data)
+        digests.append(open_data(config, initial_model(config))[0].digest())
+    assert digests[0] != digests[1]

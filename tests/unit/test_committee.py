@@ -130,7 +130,7 @@ def test_models_with_and_without_moments() -> None:
     """As after trainings with other labels."""
     without = random_chgnet(CONFIG, 7)
     without.coverage = Coverage((14,), magmoms=False)
-    with pytest.raises(ValueError, match=r"must have the same outputs, but .* has .*magmoms.*; train all with"):
+    with pytest.raises(ValueError, match=r"must have the same outputs, but .* and .* differ in magmoms; train"):
         Calculator([MODELS[0], without])
 
 

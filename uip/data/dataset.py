@@ -293,6 +293,8 @@ class Dataset:
         total = hashlib.sha256(self.chosen.tobytes())
         for store in self.stores:
             total.update(store.identity())
+        if any(self.sets):
+            total.update(str(self.sets).encode())
         return total.hexdigest()[:16]
 
     def batch(self, numbers: Iterable[int], change: Callable[[int, Sample], Sample] | None = None) -> Sample:

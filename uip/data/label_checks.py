@@ -129,7 +129,7 @@ def _energy_warnings(summary: Summary) -> list[str]:
     medians = {
         name: float(np.nanmedian(energy))
         for name, energy in groups.items()
-        if not np.nanmin(energy) < 0.0 < np.nanmax(energy)
+        if np.isfinite(energy).any() and not np.nanmin(energy) < 0.0 < np.nanmax(energy)
     }
     strange: dict[str, list[int]] = {}
     for k, name in enumerate(summary.formulas):

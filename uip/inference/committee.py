@@ -87,8 +87,8 @@ def check_shared(first: Evaluator, other: Evaluator) -> None:
         values = _shared(first, name), _shared(other, name)
         if values[0] != values[1] and name == "program_outputs":
             raise ValueError(
-                f"the models of a committee must have the same outputs, but '{first.name}' has {', '.join(values[0])} "
-                f"and '{other.name}' has {', '.join(values[1])}; train all with the same labels and readout"
+                f"the models of a committee must have the same outputs, but '{first.name}' and '{other.name}' differ "
+                f"in {', '.join(sorted(set(values[0]) ^ set(values[1])))}; train all with the same labels and readout"
             )
         if values[0] != values[1]:
             raise ValueError(

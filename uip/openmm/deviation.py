@@ -84,6 +84,8 @@ class DeviationReporter:
         self._file: TextIO = open(file, "a" if append else "w") if isinstance(file, (str, Path)) else file  # noqa: SIM115
         if not (self._opened and self._file.tell() > 0):
             self._file.write(HEADER)
+        elif isinstance(file, (str, Path)) and not Path(file).read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # the last line is incomplete: its run was killed
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:  # noqa: N802
         """OpenMM's question: when next, and what is needed."""

@@ -216,6 +216,11 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        for name, choice in self.data.sets.items():
+            if choice.reference == "keep" and not self.model.init_from:
+                raise ValueError(
+                    f"'data.sets.{name}.reference' 'keep' is the zero of 'model.init_from', which is empty; use 'fit'"
+                )
         if self.model.lora_rank and self.optim.optimizer == "muon":
             raise ValueError(
                 "'optim.optimizer' must be 'adamw' with 'model.lora_rank', got 'muon': it is for whole matrices"
@@ -301,6 +306,10 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
 def file_lists(table: dict[str, Any], keys: Iterable[str], folder: Path) -> dict[str, list[str]]:
     """The files of each key, one or several, relative to `folder`."""
     named = {key: table.get(key, ()) for key in keys}
+    for key, files in named.items():
+        names = [files] if isinstance(files, str) else files
+        if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"'{key}' of a data set must be a file or a list of files, got {files!r}")
     return {
         key: [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
         for key, files in named.items()

@@ -7,6 +7,7 @@ each element (`uip/train/references.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +105,10 @@ def _set_config(name: str, table: Any) -> SetConfig:
     found.check_conventions(where)
     if not found.train:
         raise ValueError(f"'{where}.train' must name at least one file, got none")
-    if not found.weight > 0:
-        raise ValueError(f"'{where}.weight' must be positive, got {found.weight}; remove the table to leave it out")
+    if not 0 < found.weight < math.inf:
+        raise ValueError(
+            f"'{where}.weight' must be positive and finite, got {found.weight}; remove the table to leave it out"
+        )
     if found.structures < 0:
         raise ValueError(f"'{where}.structures' must not be negative, got {found.structures}")
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 
 from uip.config import suggestion
@@ -47,9 +47,11 @@ def set_references(config: TrainConfig, model: Potential, training: Dataset, ran
         return ()
     settled = elements_of(main, model) | {atomic_numbers[symbol] for symbol in config.data.reference_energies}
     shifts = [torch.zeros_like(before)]
-    for number, choice in enumerate(config.data.sets.values(), start=1):
+    for number, (name, choice) in enumerate(config.data.sets.items(), start=1):
         data = training.of_set(number)
         is_fitted = choice.reference == "fit"
+        if not is_fitted:
+            check_known(name, elements_of(data, model), before)
         change = offsets(config, model, data, ranks) if is_fitted else before - reference.double()
         for element in elements_of(data, model) - settled:
             reference[element - 1] += change[element - 1].to(reference.dtype)
@@ -57,6 +59,16 @@ def set_references(config: TrainConfig, model: Potential, training: Dataset, ran
         settled |= elements_of(data, model)
         shifts.append(-change)
     return tuple(shifts)
+
+
+def check_known(name: str, elements: set[int], reference: Tensor) -> None:
+    """Raises ValueError for elements of the data set `name` that the first model has no reference energy of."""
+    unknown = [chemical_symbols[element] for element in sorted(elements) if not reference[element - 1]]
+    if unknown:
+        raise ValueError(
+            f"with 'data.sets.{name}.reference' = \"keep\" the model of 'model.init_from' must have reference energies of "
+            f'all elements of the set, but it has none of {", ".join(unknown)}; use "fit"'
+        )
 
 
 def set_given(config: TrainConfig, model: Potential, reference: Tensor) -> None:
