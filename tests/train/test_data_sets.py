@@ -248,7 +248,7 @@ def test_keep_needs_reference_energies_of_the_first_model(files: dict[str, Path]
     model.reference_energy[27] = 0.0
     save_checkpoint(model, tmp_path / "no_nickel.ckpt")
     init = {"init_from": str(tmp_path / "no_nickel.ckpt")}
-    with pytest.raises(ValueError, match=r"it has none of Ni; use \"fit\""):
+    with pytest.raises(ValueError, match=r"it has none of Ni; use 'fit'"):
         opened(two_sets(tmp_path, files, old={"reference": "keep"}, model=init))
 
 

@@ -66,8 +66,8 @@ def check_known(name: str, elements: set[int], reference: Tensor) -> None:
     unknown = [chemical_symbols[element] for element in sorted(elements) if not reference[element - 1]]
     if unknown:
         raise ValueError(
-            f"with 'data.sets.{name}.reference' = \"keep\" the model of 'model.init_from' must have reference energies of "
-            f'all elements of the set, but it has none of {", ".join(unknown)}; use "fit"'
+            f"with 'data.sets.{name}.reference' 'keep' the model of 'model.init_from' must have reference energies of "
+            f"all elements of the set, but it has none of {', '.join(unknown)}; use 'fit'"
         )
 
 
