@@ -2,13 +2,14 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: env demo test slow check check-types check-style format docs test-docs reference notebooks wheel test-wheel \
-  bench bench-docs bench-env bench-openmm bench-allscaip test-torchforce clean
+.PHONY: env demo demo-water test slow check check-types check-style format docs test-docs reference notebooks wheel \
+  test-wheel bench bench-docs bench-env bench-openmm bench-allscaip test-torchforce clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env     .venv with uip (editable), its compiled libraries, tests, tools and published weights"
 	@echo "make demo    LAMMPS on two ranks: a cathode oxide with the published CHGNet"
+	@echo "make demo-water  salt water: AllScAIP in LAMMPS and OpenMM against the force field it learned (15 min)"
 	@echo "make test    the fast test suite          make slow   the tests that take minutes"
 	@echo "make docs    the documentation as a site, build/site     make test-docs   looks at it in Chromium"
 	@echo "make reference   docs/reference from the program        make notebooks   runs docs/notebooks again"
@@ -36,6 +37,9 @@ STRICT := $(if $(CI),--config-settings=cmake.define.UIP_WERROR=ON)
 
 demo: env
 	$(PY) examples/lammps_oxide/demo.py
+
+demo-water: env
+	$(PY) examples/long_range/demo_water.py
 
 # Threads that wait for work must not spin: tests run several programs at once.
 test slow: export OMP_WAIT_POLICY = passive

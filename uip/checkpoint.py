@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from uip.config import from_dict, suggestion
-from uip.importers.published import PUBLISHED, chgnet_from_file, is_chgnet, load_published
+from uip.importers.published import PUBLISHED, chgnet_from_file, is_chgnet, published_file
 from uip.importers.torch_files import read_tensors
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.card import Coverage, ModelCard
@@ -98,7 +98,10 @@ def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu
     if dtype != "bfloat16":
         parse_dtype(dtype)
     parse_device(device)
-    model = load_published(str(source)) if str(source) in PUBLISHED else _load_file(Path(source))
+    name = str(source)
+    model = _load_file(published_file(name) if name in PUBLISHED else Path(source))
+    if name in PUBLISHED:
+        model.card = PUBLISHED[name].card
     return for_inference(model, dtype=dtype, device=device)
 
 

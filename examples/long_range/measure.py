@@ -54,7 +54,7 @@ class Predicted:
         return 1e3 * np.abs(self.forces - self.atoms.get_forces())
 
 
-def predicted(model: Path, frames: Sequence[Atoms]) -> list[Predicted]:
+def predicted(model: str | Path, frames: Sequence[Atoms]) -> list[Predicted]:
     """Predictions of the checkpoint `model`."""
     found = predict(load_evaluator(model), map(structure_from_atoms, frames))
     return [Predicted(atoms, float(one["energy"]), one["forces"]) for atoms, one in zip(frames, found, strict=True)]

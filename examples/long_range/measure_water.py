@@ -1,10 +1,12 @@
 """Measures the teacher of salt water and trained models: docs/figures/salt_water.json, and salt_water.png from it.
 
-    python measure_water.py teacher                       density at 1 bar and 300 K, radial distribution functions
-    python measure_water.py runs/salt_water/best.ckpt     errors on the test set, radial distribution functions
+    python measure_water.py teacher                   density at 1 bar and 300 K, radial distribution functions
+    python measure_water.py saltwater-mini            errors on the test set, radial distribution functions in OpenMM,
+                                                      density and drift of the energy in LAMMPS
+    python measure_water.py runs/salt_water/best.ckpt errors          some parts
 
-A model starts from a snapshot of the teacher at the same density (NVT), in OpenMM, as in `demo_water.py`. Results of
-earlier calls stay in the file, by name.
+A model starts from a snapshot of the teacher, as in `demo_water.py`. Results of earlier calls stay in the file, by
+name.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
 from ase import Atoms
-from demo_water import BOX, EVERY, FOLDER, draw, export, frames_of, run_openmm
+from demo_water import BOX, EVERY, FOLDER, STEP, draw, export, frames_of, run_lammps, run_openmm
 from flexible_water import teacher
 from measure import Predicted, errors, predicted
 from observables import FIRST, PAIRS, Radial, radial
@@ -29,15 +30,15 @@ from uip.data.read import read_atoms
 from uip.units import A_TO_NM
 
 RESULTS = FOLDER.parents[1] / "docs" / "figures" / "salt_water.json"
-STEPS = {"teacher": 40_000, "model": 3_000}
-"""Of 1 fs; a third is left out at the start."""
+STEPS = {"teacher": 200_000, "model": 10_000, "density": 50_000, "drift": 5_000}
+"""Of 1 fs for the teacher and 2 fs for a model; a fifth is left out at the start."""
 PRESSURE = 1.0
 """bar."""
 
 
 def functions(frames: list[Atoms]) -> dict[str, Any]:
-    """Radial distribution functions and their first peaks, by pair; of the last two thirds of the frames."""
-    kept, result = frames[len(frames) // 3 :], {}
+    """Radial distribution functions and their first peaks, by pair; of the last four fifths of the frames."""
+    kept, result = frames[len(frames) // 5 :], {}
     for pair in PAIRS:
         found = radial(kept, pair)
         position, height = found.peak(FIRST[pair])
@@ -61,8 +62,13 @@ def density_of_teacher(start: Atoms) -> float:
     for _ in range(STEPS["teacher"] // EVERY):
         context.getIntegrator().step(EVERY)
         volumes.append(context.getState().getPeriodicBoxVolume().value_in_unit(unit.angstrom**3))
-    grams = start.get_masses().sum() / 0.602214076  # of 1e-24
-    return float(grams / np.mean(volumes[len(volumes) // 3 :]))
+    return density_at(start, volumes)
+
+
+def density_at(atoms: Atoms, volumes: Sequence[float]) -> float:
+    """g/cm^3; the mean of the last four fifths of `volumes`, A^3."""
+    grams = atoms.get_masses().sum() / 0.602214076  # of 1e-24
+    return float(grams / np.mean(volumes[len(volumes) // 5 :]))
 
 
 def equilibrated() -> tuple[openmm.Context, Atoms]:
@@ -92,14 +98,38 @@ def errors_of_molecules(items: Sequence[Predicted]) -> dict[str, float]:
     return {"forces": 1e3 * float(np.abs(prediction - label).mean()), "size": 1e3 * float(np.abs(label).mean())}
 
 
-def of_model(checkpoint: Path) -> dict[str, Any]:
-    """Errors as in `measure.py`: meV/atom, meV/A."""
-    items = predicted(checkpoint, list(read_atoms(FOLDER / "salt_water_test.xyz")))
-    result = {"errors": errors(items), "molecules": errors_of_molecules(items)}
-    print(result, flush=True)
-    _, atoms = equilibrated()
-    frames = run_openmm(export(checkpoint), atoms, STEPS["model"])
-    return {**result, "functions": functions(frames)}
+def errors_of(model: str, _: Atoms) -> dict[str, Any]:
+    """Errors on the test set as in `measure.py`: meV/atom, meV/A."""
+    items = predicted(model, list(read_atoms(FOLDER / "salt_water_test.xyz")))
+    return {"errors": errors(items), "molecules": errors_of_molecules(items)}
+
+
+def functions_of(model: str, start: Atoms) -> dict[str, Any]:
+    return {"functions": functions(run_openmm(export(model), start, STEPS["model"]))}
+
+
+def density_of(model: str, start: Atoms) -> dict[str, Any]:
+    """g/cm^3 at 300 K and 1 bar, in LAMMPS."""
+    run_lammps(export(model), start, STEPS["density"], "npt")
+    volumes = np.loadtxt(FOLDER / "salt_water.values")[:, 1]
+    return {"density": round(density_at(start, volumes), 4), "ps": STEP * STEPS["density"]}
+
+
+def drift_of(model: str, start: Atoms) -> dict[str, Any]:
+    """Slope of the total energy without a thermostat, meV/atom/ns, and its standard deviation about it, meV/atom."""
+    run_lammps(export(model), start, STEPS["drift"], "nve")
+    steps, _, energies = np.loadtxt(FOLDER / "salt_water.values")[1:].T
+    time, value = STEP * steps / 1000, 1000 * energies / len(start)
+    slope, first = np.polyfit(time, value, 1)
+    return {"drift": round(slope, 2), "fluctuation": round(float(np.std(value - slope * time - first)), 4)}
+
+
+PARTS = {"errors": errors_of, "functions": functions_of, "density": density_of, "drift": drift_of}
+
+
+def of_model(model: str, parts: Sequence[str]) -> dict[str, Any]:
+    _, start = equilibrated()
+    return {name: value for part in parts for name, value in PARTS[part](model, start).items()}
 
 
 def curves_of(result: dict[str, Any]) -> list[Radial]:
@@ -108,15 +138,17 @@ def curves_of(result: dict[str, Any]) -> list[Radial]:
     return [Radial(np.array(one["distance"]), np.array(one["value"])) for one in found]
 
 
-def main(name: str) -> None:
-    """Add one result to the file, and draw all."""
+def main(name: str, *parts: str) -> None:
+    """Add one result to the file, and draw all functions."""
+    found = of_teacher() if name == "teacher" else of_model(name, parts or list(PARTS))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[name] = of_teacher() if name == "teacher" else of_model(Path(name))
+    results[name] = {**results.get(name, {}), **found}
     RESULTS.write_text(json.dumps(results) + "\n")
-    draw({name: curves_of(result) for name, result in results.items()}, RESULTS.with_suffix(".png"))
-    for pair, found in results[name]["functions"].items():
-        print(pair, found["peak"])
+    curves = {name: curves_of(result) for name, result in results.items() if "functions" in result}
+    draw(curves, RESULTS.with_suffix(".png"))
+    functions = found.pop("functions", {})
+    print(found, {pair: one["peak"] for pair, one in functions.items()})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,7 +1,4 @@
-"""A snapshot of salt water has one energy and the same forces in all engines, and the demo runs in both.
-
-The weights are random: what is tested holds for any AllScAIP with attention over all atoms.
-"""
+"""A snapshot of salt water has one energy and the same forces in all engines with `saltwater-mini`; the demo runs."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from uip import Calculator
 from uip.openmm import create_force
 from uip.units import A_TO_NM, EV_TO_KJ_PER_MOL
 
-MODEL = "allscaip-plain"
+MODEL = "saltwater-mini"
 BOX = salt_water.Box(waters=46, pairs=1, density=1.0, temperature=300.0)
 
 
@@ -117,6 +114,10 @@ def test_the_demo_runs_in_both_engines(snapshot: Atoms, tmp_path: Path, monkeypa
     assert demo_water.FIGURE.exists()
 
 
-def test_the_demo_needs_a_trained_model(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"must be a checkpoint, but there is none; train salt_water\.toml first"):
-        demo_water.export(tmp_path / "none.ckpt")
+def test_the_demo_ends_with_the_message_of_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_water, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit):
+        demo_water.export("saltwater-mni")
+    assert "unknown model 'saltwater-mni'" in capfd.readouterr().err

@@ -44,7 +44,7 @@ def labelled(tmp_path: Path) -> Path:
 
 def test_models_lists_what_is_there_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(run("models", "--json").stdout)
-    assert {row["name"] for row in rows} == {"chgnet-0.2.0", "chgnet-0.3.0", "chgnet-r2scan"}
+    assert {row["name"] for row in rows} == {"chgnet-0.2.0", "chgnet-0.3.0", "chgnet-r2scan", "saltwater-mini"}
     assert all(Path(row["found"]).is_file() for row in rows)
     from uip.importers.published import Published
 

@@ -16,6 +16,8 @@ from ase import Atoms
 from ase.build import make_supercell
 from openmm import app, unit
 
+from uip import Calculator
+
 DEBYE = 0.2081943
 """e A."""
 BOX = salt_water.Box(waters=46, pairs=1, density=1.0, temperature=300.0)
@@ -138,6 +140,21 @@ def test_labels_are_in_units_of_ase(atoms: Atoms) -> None:
         atoms.positions[1] = atoms.positions[0] + length * bond / np.linalg.norm(bond)
         energies.append(label(atoms).get_potential_energy())
     assert energies[1] - energies[0] == pytest.approx(1059.162 / 23.0605 / 2 * 0.3**2, abs=0.5)
+
+
+def test_the_shipped_model_knows_its_teacher() -> None:
+    """Forces of a box that it has not seen, after 0.5 ps at 350 K."""
+    atoms, label, frames = BOX.start(np.random.default_rng(5)), None, []
+    context = salt_water.simulation(atoms, 350.0, seed=5)
+    for _ in range(3):
+        context.getIntegrator().step(250)
+        atoms.positions = context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        label = label or flexible_water.Labels(atoms)
+        frames.append(label(atoms))
+    calculator = Calculator("saltwater-mini")
+    wanted = np.array([frame.get_forces() for frame in frames])
+    found = np.array([calculator.get_forces(frame) for frame in frames])
+    assert np.abs(found - wanted).mean() < 0.12 * np.abs(wanted).mean()
 
 
 def test_results_are_added_by_name(atoms: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ LIBRARIES = {
     "uip/lib/openmm/libuipopenmm.so",
 }
 
+WEIGHTS = "uip/weights/saltwater-mini.ckpt"
+
 
 def faults(wheel: Path) -> list[str]:
     """What is wrong with a wheel, in words."""
@@ -26,6 +28,8 @@ def faults(wheel: Path) -> list[str]:
         libraries = {name for name in archive.namelist() if ".so" in name}
         if libraries != LIBRARIES:
             found.append(f"its libraries must be {sorted(LIBRARIES)}, but are {sorted(libraries)}")
+        if WEIGHTS not in archive.namelist():
+            found.append(f"it must contain {WEIGHTS}")
         for name in sorted(libraries):
             content = archive.read(name)
             if f"{ROOT}/".encode() in content:

@@ -198,10 +198,10 @@ def weights() -> Finding:
     from uip.importers.published import PUBLISHED
 
     found = [name for name, published in PUBLISHED.items() if published.find()]
-    if not found:
-        ways = sorted({published.how_to_get for published in PUBLISHED.values()})
-        return Finding("weights", ABSENT, "", f"no published potential is installed; run '{ways[0]}'")
-    return Finding("weights", WORKS, "", ", ".join(found))
+    ways = sorted({published.how_to_get for name, published in PUBLISHED.items() if name not in found})
+    which = "others are not" if found else "no published potential is"
+    missing = f"{which} installed; run '{ways[0]}'" if ways else ""
+    return Finding("weights", WORKS if found else ABSENT, "", "; ".join(filter(None, [", ".join(found), missing])))
 
 
 def optional(package: str, purpose: str) -> Finding:

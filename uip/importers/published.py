@@ -1,7 +1,8 @@
-"""Published CHGNet checkpoints: where they are found, their provenance, and the mapping of weight names.
+"""Published potentials: where they are found, their provenance, and the mapping of weight names of CHGNet.
 
 Files are read with torch's restricted reader (tensors and plain containers only): a pickle with code in
-it is refused. The packages that contain the files are located, not imported.
+it is refused. The packages that contain the files are located, not imported. Weights that are part of this package are
+checkpoints of its own, in `uip/weights`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,15 @@ PUBLISHED = {
             path="pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
             theory="r2SCAN, MP-r2SCAN, fine-tuned from 0.3.0",
             **_CHGNET,
+        ),
+        Published(
+            name="saltwater-mini",
+            package="uip",
+            path="weights/saltwater-mini.ckpt",
+            theory="SPC/Fw water, Joung-Cheatham Na+ and Cl-, PME (a force field, no DFT): a demonstration",
+            licence="MIT",
+            reference="docs/long_range.md",
+            how_to_get="pip install --force-reinstall uip",
         ),
     )
 }
@@ -168,8 +178,8 @@ def _chgnet_config(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> CHGN
     )
 
 
-def load_published(name: str) -> CHGNet:
-    """The published potential `name`, see `PUBLISHED`, float32 on the CPU.
+def published_file(name: str) -> Path:
+    """The weight file of the published potential `name`, see `PUBLISHED`.
 
     Raises:
         ValueError: unknown name.
@@ -181,9 +191,7 @@ def load_published(name: str) -> CHGNet:
     path = published.find()
     if path is None:
         raise FileNotFoundError(f"the weights of '{name}' are not installed; run '{published.how_to_get}'")
-    model = chgnet_from_file(path)
-    model.card = published.card
-    return model
+    return path
 
 
 def is_chgnet(content: Any) -> bool:
