@@ -19,11 +19,10 @@ from typer.testing import CliRunner, Result
 from uip import Calculator
 from uip.checkpoint import load_model, save_checkpoint
 from uip.cli.app import app
-from uip.config import from_dict
 from uip.inference.calibration import REGULARISATIONS, fit
 from uip.inference.reliability import reliability
 from uip.models.chgnet import CHGNetConfig
-from uip.train.config import TrainConfig
+from uip.train.config import make_config
 from uip.train.setup import initial_model
 
 CONFIG = CHGNetConfig(num_elements=30, channels=8, num_layers=2, num_radial=5, num_angular=5, num_readout=1)
@@ -229,4 +228,4 @@ def test_an_exported_file_is_refused(folder: Path) -> None:
 def test_fine_tuning_starts_without_calibration(tmp_path: Path) -> None:
     save_checkpoint(calibrated(random_chgnet(CONFIG)), tmp_path / "a.ckpt")
     config = {"model": {"init_from": str(tmp_path / "a.ckpt")}, "data": {"train": ["a.xyz"]}, "run": {"folder": "a"}}
-    assert initial_model(from_dict(TrainConfig, config)).calibration is None
+    assert initial_model(make_config(config)).calibration is None

@@ -34,7 +34,7 @@ def test_the_default_config_is_complete_and_reads_back() -> None:
     assert make_config(values) == DEFAULTS
     for table in dataclasses.fields(TrainConfig):
         names = {field.name for field in dataclasses.fields(getattr(DEFAULTS, table.name))}
-        assert names - values[table.name].keys() <= {"augment"}, table.name
+        assert names - values[table.name].keys() <= {"augment", "sets"}, table.name
 
 
 def test_a_config_is_shown_whole(tmp_path: Path) -> None:
