@@ -28,6 +28,7 @@ NOT_RUN = {
     r"python3 -m venv .*": "the tests run in an environment of their own",
     r"source \S+": "the same",
     r"make demo": "installs an environment and runs for three minutes",
+    r"make demo-water": "runs for a quarter of an hour; test_salt_water_engines has a part of it",
     r"make test": "is the test suite, of which this is a part",
     r"make wheel": "builds in the source folder; `make test-wheel` tries it",
     r"pip install .*": "changes the environment in which the tests run",
