@@ -108,21 +108,11 @@ def train(
     elif resume:
         report(f"no checkpoint in {folder}: a new run starts")
     training, validation = training.shifted(state.shifts), validation.shifted(state.shifts)
-    # paths may differ between machines; file contents are compared below
-    same = {name: value for name, value in fixed_settings(config.values()).items() if not is_path(name)}
-    ranks.check_same("settings", repr(same))
-    ranks.check_same("data", state.data)
-    ranks.check_same("weights", weights_digest(state.model))
+    check_ranks(config, state, ranks)
     if ranks.is_first:
         with explain_write_errors(folder, DISK_FULL_ADVICE):
             write_record(config, validation)
-    report(
-        f"{len(training)} training structures, {len(validation)} validation structures, "
-        f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
-    )
-    warnings = label_warnings(summarise(training)) + duplicate_warnings(training, validation)
-    for warning in warnings + element_warnings(model, {"validation": validation, "test": test}):
-        report(f"warning: {warning}")
+    report_start(state, training, validation, test, report)
     track = partial(trackers, config.run, folder, config.values())
     log = Log(folder, keep=state.lines, track=track) if ranks.is_first else None
     log_changes(log, state, changed, report)
@@ -135,6 +125,28 @@ def train(
             log.close()
         ranks.leave()
     return folder / "best.ckpt"
+
+
+def check_ranks(config: TrainConfig, state: State, ranks: Ranks) -> None:
+    """Raises RuntimeError, on every rank, if ranks have different settings, structures or weights."""
+    # paths may differ between machines; the contents of files are compared
+    same = {name: value for name, value in fixed_settings(config.values()).items() if not is_path(name)}
+    ranks.check_same("settings", repr(same))
+    ranks.check_same("data", state.data)
+    ranks.check_same("weights", weights_digest(state.model))
+
+
+def report_start(
+    state: State, training: Dataset, validation: Dataset, test: Dataset, report: Callable[[str], None]
+) -> None:
+    """Sizes, and warnings about the data."""
+    report(
+        f"{len(training)} training structures, {len(validation)} validation structures, "
+        f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
+    )
+    warnings = label_warnings(summarise(training)) + duplicate_warnings(training, validation)
+    for warning in warnings + element_warnings(state.model, {"validation": validation, "test": test}):
+        report(f"warning: {warning}")
 
 
 def run_epochs(
