@@ -58,7 +58,7 @@ def described(results: Results) -> str:
     codes |= {name: worker[name] for worker in workers for name in ("chgnet",) if name in worker}
     kernels, absent = results["kernels"], "avx512" not in results["kernels"]
     loads = results["load_average"]
-    busy = " Other programs were running: wall times say little." if loads[0] > 0.5 else ""
+    busy = " Other programs were running or had just ended: wall times may be too long." if loads[0] > 0.5 else ""
     variables = [f"{name}={value}" for name, value in machine["variables"].items()]
     return "\n".join(
         [
