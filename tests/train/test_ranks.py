@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,27 @@ def test_gradients_are_summed_and_ranks_that_disagree_stop(tmp_path: Path) -> No
     assert output.count("sums agree") == 2, result.stderr
     assert output.count("agreed") == 2
     assert output.count("all ranks must have the same config, but ranks [1] differ from rank 0") == 2
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run(tmp_path: Path) -> None:
+    """All processes end within a minute, and those that lost it say so."""
+    data = small.write_frames(tmp_path / "four.xyz", 4)
+    run = {"epochs": 400, "max_jump": 0.0, "checkpoint_steps": 3}
+    path = tmp_path / "killed.toml"
+    path.write_text(small.toml(small.config(tmp_path / "killed", data, run=run).values()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "uip.train"]
+    with subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "killed" / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.2)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        messages = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert "lost the connection to another rank, which ended first" in messages
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert not list((tmp_path / "killed").glob("error*.log"))
 
 
 def test_modelled_imbalance_of_many_ranks() -> None:

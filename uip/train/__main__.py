@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import uip
 from uip.train.config import TrainConfig, read_config
+from uip.train.distributed import is_lost_connection
 from uip.train.loop import StepCallback, train
 from uip.train.members import is_finished, members
 from uip.train.signals import StoppedError
@@ -34,6 +35,11 @@ from uip.train.template import settings_text
 USER_ERRORS = (ValueError, OSError, FloatingPointError, RuntimeError)
 MISTAKES = (ValueError, OSError)
 """Of settings and files, if they end a run before its first step: their message is enough."""
+
+LOST_CONNECTION = (
+    "lost the connection to another rank, which ended first; see the message or error log of that rank (there is none "
+    "if the system killed it, for example for memory). If there is a last.ckpt, --resume continues from it"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -114,6 +120,9 @@ def run_one(config: TrainConfig, *, resume: bool, debug: bool) -> int:
         sys.stderr.write(f"uip.train: {stop}\n")
         return stop.exit_code
     except Exception as error:
+        if is_lost_connection(error) and not debug:
+            sys.stderr.write(f"uip.train: rank {os.environ.get('RANK', '0')} {LOST_CONNECTION}\n")
+            return 1
         log = write_error_log(Path(config.run.folder)) if began or not isinstance(error, MISTAKES) else None
         if debug or not isinstance(error, USER_ERRORS):
             raise

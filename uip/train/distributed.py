@@ -71,3 +71,9 @@ class Ranks:
         """Destroy the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another rank ended or cannot be reached."""
+    kinds = (dist.DistBackendError, dist.DistNetworkError)  # gloo raises RuntimeError, with its source file
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
