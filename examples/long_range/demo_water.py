@@ -59,11 +59,11 @@ def export(model: str) -> Path:
     return path
 
 
-def frames_of(context: openmm.Context, atoms: Atoms, steps: int) -> list[Atoms]:
-    """A frame every `EVERY` steps of a Context."""
+def frames_of(context: openmm.Context, atoms: Atoms, steps: int, every: int = EVERY) -> list[Atoms]:
+    """A frame after every `every` steps of a Context."""
     frames = []
-    for _ in range(steps // EVERY):
-        context.getIntegrator().step(EVERY)
+    for _ in range(steps // every):
+        context.getIntegrator().step(every)
         positions = context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         frames.append(Atoms(atoms.symbols, positions, cell=atoms.cell, pbc=True))
     return frames
@@ -77,18 +77,20 @@ def run_teacher(steps: int) -> list[Atoms]:
     return frames_of(context, atoms, steps)
 
 
-def run_openmm(model: Path, start: Atoms, steps: int) -> list[Atoms]:
+def run_openmm(
+    model: Path, start: Atoms, steps: int, temperature: float = BOX.temperature, *, every: int = EVERY
+) -> list[Atoms]:
     """Frames of the model in OpenMM; masses as in in.salt_water."""
     system = openmm.System()
     system.setDefaultPeriodicBoxVectors(*(A_TO_NM * start.cell.array))
     for mass in np.where(start.numbers == 1, 4.0, start.get_masses()):
         system.addParticle(mass)
     system.addForce(create_force(model, start.numbers, periodic=True))
-    integrator = openmm.LangevinMiddleIntegrator(BOX.temperature, 5.0, STEP)
+    integrator = openmm.LangevinMiddleIntegrator(temperature, 5.0, STEP)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"))
     context.setPositions(A_TO_NM * start.positions)
-    context.setVelocitiesToTemperature(BOX.temperature, 1)
-    return frames_of(context, start, steps)
+    context.setVelocitiesToTemperature(temperature, 1)
+    return frames_of(context, start, steps, every)
 
 
 def run_lammps(model: Path, start: Atoms, steps: int, ensemble: str = "nvt") -> list[Atoms]:
