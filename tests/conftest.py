@@ -24,8 +24,11 @@ from uip.models.uncertainty import Calibration, CalibrationRecord
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 torch.set_num_threads(THREADS)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of programs that tests start
-# MPICH: ranks that wait sleep, and leave the core to those that work. Tests run more ranks than there are cores.
+# MPICH: ranks that wait leave the core to those that work. Tests run more ranks than there are cores. Collectives in
+# shared memory never yield; those made of messages do.
 os.environ |= {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "MPIR_CVAR_POLLS_BEFORE_YIELD": "1"}
+for collective in ("BARRIER", "BCAST", "REDUCE", "ALLREDUCE"):
+    os.environ[f"MPIR_CVAR_{collective}_POSIX_INTRA_ALGORITHM"] = "mpir"
 
 SMALL = CHGNetConfig(num_elements=30, channels=16, num_layers=3, num_radial=9, num_angular=7, num_readout=1)
 
