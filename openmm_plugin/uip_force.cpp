@@ -2,7 +2,6 @@
 
 #include <openmm/OpenMMException.h>
 
-#include <algorithm>
 #include <set>
 
 #include "schema.h"
@@ -12,10 +11,6 @@ namespace uip::openmm {
 namespace {
 
 using OpenMM::OpenMMException;
-
-bool has(const std::vector<std::string> &names, const char *name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 constexpr double largest_skin = 10.0;  // nm; with more, every pair of atoms is a candidate
 

@@ -53,10 +53,6 @@ std::vector<double> numbers(const at::Tensor &tensor) {
   return {host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel()};
 }
 
-bool has(const std::vector<std::string> &names, const char *name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 void check_outputs(const Metadata &metadata) {
   if (has(metadata.outputs, schema::edge_grad) || has(metadata.outputs, schema::forces)) return;
   throw OpenMMException("'" + metadata.name + "' must return edge_grad or forces to be run in OpenMM; export it again");

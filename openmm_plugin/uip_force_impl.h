@@ -6,6 +6,7 @@
 
 #include <openmm/internal/CustomCPPForceImpl.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,6 +17,11 @@
 #include "uip_force.h"
 
 namespace uip::openmm {
+
+/// Whether `name` is among names of inputs or outputs.
+inline bool has(const std::vector<std::string> &names, const char *name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
 
 class UipForceImpl final : public OpenMM::CustomCPPForceImpl {
  public:

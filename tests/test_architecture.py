@@ -1,8 +1,9 @@
-"""Imports flow downward only; generated files are fresh; every documented Python block runs."""
+"""Imports flow downward only; generated files are fresh; C++ sources stand alone."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,21 @@ def test_a_stale_file_is_noticed(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     code = "import sys, uip; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SOURCES = [path for folder in ("uip/csrc", "lammps_plugin", "openmm_plugin") for path in (ROOT / folder).glob("*.cpp")]
+USING = re.compile(r"^using [\w:]+::(\w+);", re.M)
+DECLARED = re.compile(r"^(?:class|struct|using) (?:UIP_EXPORT )?(\w+)", re.M)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_sources_take_nothing_from_each_other(path: Path) -> None:
+    """Sources of a topic are compiled as one file. Each still has its own `using` for names that others shorten, and
+    undefines its macros."""
+    text = re.sub(r'//.*|#include.*|"(?:\\.|[^"\\])*"', "", path.read_text())
+    shortened = {name for other in path.parent.glob("*.cpp") for name in USING.findall(other.read_text())}
+    headers = "".join(header.read_text() for header in path.parent.glob("*.h"))
+    foreign = shortened - set(USING.findall(text)) - set(DECLARED.findall(headers))
+    assert [name for name in sorted(foreign) if re.search(rf"(?<![\w:]){name}\b", text)] == []
+    if not path.name.startswith("message_kernels_"):  # alone
+        assert set(re.findall(r"#define (\w+)", text)) == set(re.findall(r"#undef (\w+)", text))

@@ -19,6 +19,7 @@
 #include "comm.h"
 #include "find_op.h"
 #include "named_results.h"
+#include "symbolic_sizes.h"
 
 namespace uip {
 namespace {
@@ -42,7 +43,7 @@ std::vector<std::pair<int64_t, int64_t>> spans(const Tensor &graph_index) {
 }
 
 /// Arguments of the ops.
-struct Arguments {
+struct AttentionArguments {
   Tensor q, k, v, graph_index;
   int64_t heads;
   Tensor weight, positions, cell, pbc;  // undefined without radial bias
@@ -58,7 +59,7 @@ struct Arguments {
   }
 };
 
-Attended attend_atoms(const Arguments &a) {
+Attended attend_atoms(const AttentionArguments &a) {
   const Layout layout(a.k);
   if (layout.num_ranks() > 1) return attend_ranks(a.attention(0, 0, a.q.size(0)), a.q, a.keys(0, a.q.size(0)), layout);
   std::vector<Tensor> outs{a.q.narrow(0, 0, 0)}, lses{a.attention(0, 0, 0).forward(outs[0], a.keys(0, 0)).lse};
@@ -71,12 +72,12 @@ Attended attend_atoms(const Arguments &a) {
 }
 
 /// Each rank adds the sink to the results of its own queries, after all keys.
-Attended attend(const Arguments &a, const MaybeTensor &sink) {
+Attended attend(const AttentionArguments &a, const MaybeTensor &sink) {
   const auto attended = attend_atoms(a);
   return sink ? with_sink(attended, *sink) : attended;
 }
 
-BlockGradient attend_backward(const Arguments &a, const Tensor &gradient, const Attended &attended) {
+BlockGradient attend_backward(const AttentionArguments &a, const Tensor &gradient, const Attended &attended) {
   const Layout layout(a.k);
   const int64_t num_atoms = a.q.size(0);
   if (layout.num_ranks() > 1) {
@@ -157,8 +158,6 @@ Tensor lse_like(const Tensor &q, int64_t heads) {
   const auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   return q.new_empty_symint({q.sym_size(0), heads}, q.options().dtype(type));
 }
-
-Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
 AttentionResult plain_meta(const Tensor &q, const Tensor &, const Tensor &, const Tensor &, int64_t heads,
                            const MaybeTensor &) {
@@ -245,7 +244,7 @@ AttentionResult radial_autograd(const Tensor &q, const Tensor &k, const Tensor &
   return {result[0], result[1]};
 }
 
-void implement(torch::Library &library) {
+void implement_attention(torch::Library &library) {
   library.impl("attend", &Tupled<plain>::call);
   library.impl("attend_backward", &Tupled<plain_backward>::call);
   library.impl("attend_radial", &Tupled<radial>::call);
@@ -267,8 +266,8 @@ TORCH_LIBRARY_FRAGMENT(uip, library) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
-TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
+TORCH_LIBRARY_IMPL(uip, CPU, library) { implement_attention(library); }
+TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement_attention(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
   library.impl("attend", &Tupled<plain_meta>::call);

@@ -35,7 +35,7 @@ class BoundModel final : public torch::CustomClassHolder {
   std::unique_ptr<Model> model_;
 };
 
-at::Tensor tensor_of(const std::vector<int64_t> &values, at::IntArrayRef shape) {
+at::Tensor integers(const std::vector<int64_t> &values, at::IntArrayRef shape) {
   return at::tensor(values, at::kLong).view(shape);
 }
 
@@ -57,7 +57,7 @@ std::tuple<at::Tensor, at::Tensor> soft_bonds(const at::Tensor &centre, const at
     const int64_t opposite = span_of<int64_t>(reverse)[edge];
     if (is_bond(ranks[edge], ranks[opposite], distances[edge], soft)) bonds.push_back(static_cast<int64_t>(edge));
   }
-  return {tensor_of(rows.items, {num_atoms, rows.width}), tensor_of(bonds, {-1})};
+  return {integers(rows.items, {num_atoms, rows.width}), integers(bonds, {-1})};
 }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) {

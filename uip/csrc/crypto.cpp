@@ -10,7 +10,7 @@ namespace uip {
 namespace {
 
 // The interface below is the same in all of them.
-constexpr std::array names = {"libcrypto.so.3", "libcrypto.so.4", "libcrypto.so.1.1"};
+constexpr std::array file_names = {"libcrypto.so.3", "libcrypto.so.4", "libcrypto.so.1.1"};
 constexpr int ed25519 = 1087;  // EVP_PKEY_ED25519
 constexpr size_t digest_size = 32;
 
@@ -56,7 +56,7 @@ std::optional<Library> open_library(const char *name) {
 const Library *library() {
   static const std::optional<Library> found = [] {
     std::optional<Library> result;
-    for (const char *name : names) {
+    for (const char *name : file_names) {
       if (!result) result = open_library(name);
     }
     return result;

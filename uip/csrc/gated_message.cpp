@@ -25,7 +25,9 @@
 #include "edge_blocks.h"
 #include "find_op.h"
 #include "flush_denormals.h"
+#include "numbers.h"
 #include "recycled.h"
+#include "symbolic_sizes.h"
 
 namespace uip {
 namespace {
@@ -36,24 +38,17 @@ using torch::autograd::variable_list;
 using Two = std::tuple<Tensor, Tensor>;
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-constexpr int64_t centres_per_task = 8;
 /// Bytes of one call that are kept for its gradient: reading them takes less time than the product that gives them.
 constexpr int64_t most_kept = 48 << 20;
-
-// What the arguments of one call are, as pointers; tensors are contiguous and outlive it.
-template <typename T>
-const T *values(const Tensor &x) {
-  return x.numel() ? x.const_data_ptr<T>() : nullptr;
-}
 
 template <typename T>
 MessageWeights<T> weights_of(at::TensorList w, bool tabulated) {
   MessageWeights<T> weights;
-  const T **places[] = {&weights.input,       &weights.input_back, &weights.core_scale, &weights.core_shift,
-                        &weights.gate_scale,  &weights.gate_shift, &weights.core,       &weights.core_bias,
-                        &weights.gate,        &weights.gate_bias,  &weights.core_back,  &weights.gate_back,
-                        &weights.frequencies, &weights.factor};
-  for (size_t k = 0; k < w.size(); ++k) *places[k] = values<T>(w[k]);
+  const T **targets[] = {&weights.input,       &weights.input_back, &weights.core_scale, &weights.core_shift,
+                         &weights.gate_scale,  &weights.gate_shift, &weights.core,       &weights.core_bias,
+                         &weights.gate,        &weights.gate_bias,  &weights.core_back,  &weights.gate_back,
+                         &weights.frequencies, &weights.factor};
+  for (size_t k = 0; k < w.size(); ++k) *targets[k] = values<T>(w[k]);
   if (tabulated) {
     weights.table = weights.input;
     weights.knots = w[0].size(0);
@@ -68,7 +63,7 @@ Int num_kept(MessageKind kind, bool tabulated, const Int &num_messages, int64_t 
   return std::min<Int>(num_messages, Int(most_kept / (2 * channels * static_cast<int64_t>(itemsize))));
 }
 
-struct Arguments {
+struct MessageArguments {
   MessageKind kind;
   bool norm, tabulated;
   int64_t num_radial;
@@ -83,7 +78,7 @@ struct Arguments {
   }
 };
 
-void check(const Arguments &a) {
+void check_message(const MessageArguments &a) {
   const size_t num_weights = !is_hidden(a.kind) ? 6 : from_distance(a.kind) && !a.tabulated ? 14 : 12;
   TORCH_CHECK(a.weights.size() == num_weights && a.lists.size() == 6, "gated_message must have 6 lists and ",
               num_weights, " weights, got ", a.lists.size(), " and ", a.weights.size());
@@ -106,29 +101,29 @@ void check(const Arguments &a) {
               " and ", a.lists[1].size(0));
 }
 
-Arguments contiguous(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x, const Tensor &scale,
-                     const Tensor &first, const Tensor &second, const Tensor &third, const Tensor &factor,
-                     at::TensorList lists, at::TensorList weights) {
-  Arguments a{MessageKind{kind},
-              norm,
-              tabulated,
-              num_radial,
-              x.contiguous(),
-              scale.contiguous(),
-              first.contiguous(),
-              second.contiguous(),
-              third.contiguous(),
-              factor.contiguous(),
-              {},
-              {}};
+MessageArguments contiguous(int64_t kind, bool norm, bool tabulated, int64_t num_radial, const Tensor &x,
+                            const Tensor &scale, const Tensor &first, const Tensor &second, const Tensor &third,
+                            const Tensor &factor, at::TensorList lists, at::TensorList weights) {
+  MessageArguments a{MessageKind{kind},
+                     norm,
+                     tabulated,
+                     num_radial,
+                     x.contiguous(),
+                     scale.contiguous(),
+                     first.contiguous(),
+                     second.contiguous(),
+                     third.contiguous(),
+                     factor.contiguous(),
+                     {},
+                     {}};
   for (const auto &list : lists) a.lists.push_back(list.contiguous());
   for (const auto &weight : weights) a.weights.push_back(weight.contiguous());
-  check(a);
+  check_message(a);
   return a;
 }
 
 template <typename T>
-Messages<T> messages_of(const Arguments &a, const Tensor &hidden) {
+Messages<T> messages_of(const MessageArguments &a, const Tensor &hidden) {
   const bool radial = from_distance(a.kind) && !a.tabulated;
   return {a.kind,
           a.norm,
@@ -153,7 +148,7 @@ Messages<T> messages_of(const Arguments &a, const Tensor &hidden) {
 bool is_summed(MessageKind kind) { return kind == MessageKind::edges || kind == MessageKind::bonds; }
 
 template <typename T>
-Tensor forward(const Arguments &a, const Tensor &hidden) {
+Tensor forward(const MessageArguments &a, const Tensor &hidden) {
   const auto messages = messages_of<T>(a, hidden);
   const std::array<int64_t, 2> shape{is_summed(a.kind) ? a.first.size(0) : a.num_messages(), a.channels()};
   Tensor out = is_summed(a.kind) ? at::zeros(shape, a.first.options()) : recycled_empty(shape, a.first.options());
@@ -166,7 +161,7 @@ Tensor forward(const Arguments &a, const Tensor &hidden) {
 }
 
 template <typename T>
-Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
+Six backward(const Tensor &gradient, const Tensor &hidden, const MessageArguments &a) {
   TORCH_CHECK(hidden.is_contiguous() && hidden.size(0) <= a.num_messages() && hidden.size(1) == 2 * a.channels(),
               "gated_message_backward must have what gated_message_forward kept, (at most ", a.num_messages(), ", ",
               2 * a.channels(), "), got ", hidden.sizes());
@@ -179,8 +174,8 @@ Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
   }
   if (a.num_messages() == 0) return std::tuple_cat(found);
   MessageGradients<T> to{values<T>(upstream), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-  T **places[] = {&to.x, &to.scale, &to.first, &to.second, &to.third, &to.factor};
-  for (size_t k = 0; k < found.size(); ++k) *places[k] = found[k].numel() ? found[k].mutable_data_ptr<T>() : nullptr;
+  T **targets[] = {&to.x, &to.scale, &to.first, &to.second, &to.third, &to.factor};
+  for (size_t k = 0; k < found.size(); ++k) *targets[k] = places<T>(found[k]);
   if (from_distance(a.kind)) {
     const auto *offsets = values<int64_t>(a.lists[4]), *order = values<int64_t>(a.lists[5]);
     EdgeBlocks<T>(messages, to, a.num_centres(), a.second, offsets, order).run();
@@ -192,7 +187,7 @@ Six backward(const Tensor &gradient, const Tensor &hidden, const Arguments &a) {
   return std::tuple_cat(found);
 }
 
-Tensor forward_of(const Arguments &a, const Tensor &hidden) {
+Tensor forward_of(const MessageArguments &a, const Tensor &hidden) {
   return a.first.scalar_type() == at::kDouble ? forward<double>(a, hidden) : forward<float>(a, hidden);
 }
 
@@ -220,8 +215,6 @@ Six gated_message_backward(const Tensor &gradient, const Tensor &hidden, int64_t
   return first.scalar_type() == at::kDouble ? backward<double>(gradient, hidden, a)
                                             : backward<float>(gradient, hidden, a);
 }
-
-Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
 Tensor gated_message_meta(int64_t kind, bool, bool, int64_t, const Tensor &x, const Tensor &, const Tensor &first,
                           const Tensor &, const Tensor &, const Tensor &, at::TensorList, at::TensorList) {

@@ -8,6 +8,8 @@
 
 namespace uip {
 
+constexpr int64_t centres_per_task = 8;  ///< that a thread takes at a time
+
 /// The fastest kernels that the processor has and whose vectors divide `columns`. The environment's UIP_CPU_KERNELS
 /// (generic, avx2, avx512), read once, rules out better ones: for comparisons.
 template <typename T>

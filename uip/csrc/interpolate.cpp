@@ -16,9 +16,9 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t rows_per_task = 256;
+constexpr int64_t numbers_per_task = 256;
 
-void check(const Tensor &x, const Tensor &table) {
+void check_table(const Tensor &x, const Tensor &table) {
   TORCH_CHECK(x.dim() == 1 && table.dim() == 3 && table.size(0) > 1 && table.size(1) == table_rows &&
                   table.size(2) % 8 == 0 && x.scalar_type() == table.scalar_type() && table.is_contiguous(),
               "interpolate must have x (M) and a table (knots, 4, W) of one dtype, W a multiple of 8, got ", x.sizes(),
@@ -32,7 +32,7 @@ void fill(const Tensor &x, const Tensor &table, const T *gradient, Tensor &out) 
   const auto &kernels = message_kernels<T>(width);
   const T *at = x.const_data_ptr<T>(), *rows = table.const_data_ptr<T>();
   T *to = out.mutable_data_ptr<T>();
-  at::parallel_for(0, x.numel(), rows_per_task, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, x.numel(), numbers_per_task, [&](int64_t begin, int64_t end) {
     if (gradient) {
       kernels.interpolate_back(at, rows, knots, width, gradient, to, begin, end);
     } else {
@@ -42,7 +42,7 @@ void fill(const Tensor &x, const Tensor &table, const T *gradient, Tensor &out) 
 }
 
 Tensor interpolate(const Tensor &x, const Tensor &table) {
-  check(x, table);
+  check_table(x, table);
   const auto at = x.contiguous();
   Tensor out = at::empty({x.numel(), table.size(2)}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "interpolate", [&] { fill<scalar_t>(at, table, nullptr, out); });
@@ -50,7 +50,7 @@ Tensor interpolate(const Tensor &x, const Tensor &table) {
 }
 
 Tensor interpolate_backward(const Tensor &gradient, const Tensor &x, const Tensor &table) {
-  check(x, table);
+  check_table(x, table);
   const auto at = x.contiguous(), upstream = gradient.contiguous();
   Tensor out = at::empty_like(at);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "interpolate_backward",

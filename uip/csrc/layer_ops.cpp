@@ -15,6 +15,7 @@
 #include "find_op.h"
 #include "named_results.h"
 #include "row_layer.h"
+#include "symbolic_sizes.h"
 
 namespace uip {
 namespace {
@@ -87,8 +88,6 @@ RowLayerGradients row_layer_backward(const Tensor &atoms_gradient, const Tensor 
       layer.backward({atoms_gradient, bonds_gradient, {}}, {atoms, bonds, kept}, {log_weight, direction, bond_slots});
   return {result.tokens.atoms, result.tokens.bonds, result.log_weight, result.direction};
 }
-
-Tensor new_like(const Tensor &x) { return x.new_empty_symint(x.sym_sizes()); }
 
 FeedForwardResult feed_forward_meta(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
   const auto rows = keep ? x.sym_size(0) : c10::SymInt(0);
@@ -206,7 +205,7 @@ RowLayerResult row_layer_autograd(const Tensor &atoms, const Tensor &bonds, cons
   return {result[0], result[1], result[2]};
 }
 
-void implement(torch::Library &library) {
+void implement_layers(torch::Library &library) {
   library.impl("feed_forward", &Tupled<feed_forward>::call);
   library.impl("feed_forward_backward", &feed_forward_backward);
   library.impl("row_layer", &Tupled<row_layer>::call);
@@ -226,8 +225,8 @@ TORCH_LIBRARY_FRAGMENT(uip, library) {
       "bool only_atoms, bool bfloat16) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
-TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
+TORCH_LIBRARY_IMPL(uip, CPU, library) { implement_layers(library); }
+TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement_layers(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
   library.impl("feed_forward", &Tupled<feed_forward_meta>::call);

@@ -14,11 +14,11 @@ namespace uip {
 namespace {
 
 enum Level : int { generic, avx2, avx512 };
-constexpr std::array<const char *, 3> names{"generic", "avx2", "avx512"};
+constexpr std::array<const char *, 3> level_names{"generic", "avx2", "avx512"};
 
-// Levels are compiled in where UIP_X86_KERNELS is set (CMakeLists.txt).
+// CMakeLists.txt compiles the other levels for the same processors.
 int best_of_processor() {
-#if defined(UIP_X86_KERNELS)
+#if defined(__x86_64__)
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return generic;
   for (const bool present : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512bw") != 0,
@@ -34,8 +34,8 @@ int best_of_processor() {
 int asked_for() {
   const char *asked = std::getenv("UIP_CPU_KERNELS");
   if (asked == nullptr || *asked == '\0') return avx512;
-  for (size_t level = 0; level < names.size(); ++level) {
-    if (names[level] == std::string(asked)) return static_cast<int>(level);
+  for (size_t level = 0; level < level_names.size(); ++level) {
+    if (level_names[level] == std::string(asked)) return static_cast<int>(level);
   }
   TORCH_CHECK(false, "UIP_CPU_KERNELS must be generic, avx2 or avx512, got '", asked, "'");
 }
@@ -47,7 +47,7 @@ int level() {
 
 template <typename T>
 const MessageKernels<T> &kernels_of(int level) {
-#if defined(UIP_X86_KERNELS)
+#if defined(__x86_64__)
   if constexpr (std::is_same_v<T, float>) {
     if (level == avx512) return kernels_avx512::of_float;
     if (level == avx2) return kernels_avx2::of_float;
@@ -66,7 +66,7 @@ const MessageKernels<T> &kernels_of(int level) {
 }
 
 /// What `message_kernels` chooses where widths allow: "generic", "avx2" or "avx512".
-std::string cpu_kernels() { return names[level()]; }
+std::string cpu_kernels() { return level_names[level()]; }
 
 TORCH_LIBRARY_FRAGMENT(uip, library) { library.def("cpu_kernels() -> str", &cpu_kernels); }
 

@@ -143,7 +143,7 @@ Tensor differentiable_reverse(const Tensor &x, const Tensor &reverse, int64_t re
   return ReverseEdges::apply(x, reverse, relation);
 }
 
-void implement(torch::Library &library) {
+void implement_collectives(torch::Library &library) {
   library.impl("ghost_gather", &ghost_gather);
   library.impl("ghost_reduce", &ghost_reduce);
   library.impl("reverse_edges", &reverse_edges);
@@ -164,10 +164,10 @@ TORCH_LIBRARY(uip, library) {
   library.def("ring_shift(Tensor x, int num_rows) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(uip, CPU, library) { implement(library); }
+TORCH_LIBRARY_IMPL(uip, CPU, library) { implement_collectives(library); }
 
 // The same code: all steps are tensor operations; the Comm stages through the host.
-TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement(library); }
+TORCH_LIBRARY_IMPL(uip, CUDA, library) { implement_collectives(library); }
 
 TORCH_LIBRARY_IMPL(uip, Meta, library) {
   for (const char *name : {"ghost_gather", "ghost_reduce", "all_gather", "reduce_scatter"}) {

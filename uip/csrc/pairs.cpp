@@ -14,11 +14,11 @@ namespace {
 constexpr int64_t GRAIN = 512;  // centres: below it threads cost more than they save
 
 /// Orders pairs of one centre.
-uint64_t key_of(const Pairs::End &end) {
+uint64_t sort_key(const Pairs::End &end) {
   return static_cast<uint64_t>(end.neighbor) << 32 | static_cast<uint32_t>(end.image);
 }
 
-bool before(const Pairs::End &a, const Pairs::End &b) { return key_of(a) < key_of(b); }
+bool before(const Pairs::End &a, const Pairs::End &b) { return sort_key(a) < sort_key(b); }
 
 /// Calls `work(part, centre, neighbour)` for all pairs of atoms of the lists, parts of the lists in parallel.
 template <typename Work>

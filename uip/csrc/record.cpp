@@ -143,7 +143,7 @@ void check_schema(const Dictionary &record) {
   }
 }
 
-Record parse(const std::string &bytes) {
+Record parse_record(const std::string &bytes) {
   const Dictionary dictionary = torch::pickle_load({bytes.begin(), bytes.end()}).toGenericDict();
   check_schema(dictionary);
   Record record;
@@ -161,7 +161,7 @@ Record read_entries(const Bytes &bytes, const Trust &trust) {
   const bool compiled = archive->hasRecord("archive_format");
   check_entries(*archive, compiled, bytes->size());
   check_content(*archive, trust);
-  Record record = parse(content(*archive, record_name));
+  Record record = parse_record(content(*archive, record_name));
   record.kind = compiled ? Kind::compiled : Kind::script;
   record.checksum = content(*archive, checksum_name);
   return record;
@@ -178,7 +178,7 @@ Record read_record(const Bytes &bytes, const Trust &trust) {
 }
 
 Record read_record_of_folder(const std::string &folder) {
-  Record record = parse(UnpackedProgram::read(folder, UnpackedProgram::record));
+  Record record = parse_record(UnpackedProgram::read(folder, UnpackedProgram::record));
   record.metadata.hash = UnpackedProgram::read(folder, UnpackedProgram::hash);
   return record;
 }

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "gated_message.h"
+#include "numbers.h"
 #include "recycled.h"
 
 namespace uip {
@@ -20,17 +21,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t messages_per_block = 1024, most_blocks = 8, centres_per_task = 8;
-
-template <typename T>
-const T *values(const Tensor &x) {
-  return x.defined() && x.numel() ? x.const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-T *places(const Tensor &x) {
-  return x.defined() && x.numel() ? x.mutable_data_ptr<T>() : nullptr;
-}
+constexpr int64_t messages_per_block = 1024, most_blocks = 8;
 
 /// (K, N) to (N / L, K, L), L = 64 bytes; N is padded with zeros.
 Tensor panels(const Tensor &matrix) {

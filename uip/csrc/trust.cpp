@@ -25,7 +25,7 @@ struct Signature {
   std::string key, bytes;
 };
 
-Signature parse(std::string_view text) {
+Signature parse_signature(std::string_view text) {
   constexpr std::string_view begin = "{\"key\": \"", middle = "\", \"signature\": \"", end = "\"}";
   constexpr size_t key = begin.size(), rest = key + 2 * key_size, bytes = rest + middle.size();
   constexpr size_t last = bytes + 2 * signature_size;
@@ -41,7 +41,7 @@ Signature parse(std::string_view text) {
 }
 
 /// The key in what follows "ssh-ed25519": two texts, each after its length in four bytes (RFC 4253, section 6.6).
-std::string key_of(const std::string &encoded) {
+std::string decoded_key(const std::string &encoded) {
   const std::string bytes = from_base64(encoded);
   const std::string head = std::string("\0\0\0\x0b", 4) + std::string(kind) + std::string("\0\0\0\x20", 4);
   if (bytes.size() != head.size() + key_size || !bytes.starts_with(head)) throw std::runtime_error("another length");
@@ -69,7 +69,7 @@ std::map<std::string, std::string> read_keys(const std::string &path) {
     std::getline(words, comment);
     if (first != kind || !line.starts_with(kind)) continue;
     try {
-      keys[key_of(encoded)] = comment.empty() ? encoded : comment;
+      keys[decoded_key(encoded)] = comment.empty() ? encoded : comment;
     } catch (const std::runtime_error &) {
       throw std::runtime_error(path + " must hold public keys, one a line, but '" + line.substr(0, shown) +
                                "' is none; copy the key again");
@@ -86,7 +86,7 @@ void check_with(const std::string &path, const std::string &signature, const std
     throw std::runtime_error("it must be signed by a key in " + path +
                              ", but is not signed; ask its author for 'uip export --sign KEY'");
   }
-  const Signature found = parse(signature);
+  const Signature found = parse_signature(signature);
   const auto signer = keys.find(found.key);
   if (signer == keys.end()) {
     throw std::runtime_error("it must be signed by a key in " + path + ", but is signed by another, " +
