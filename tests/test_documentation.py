@@ -83,7 +83,6 @@ def run_commands(block: str, folder: Path) -> None:
 def run_shell(commands: str, folder: Path) -> None:
     """By `bash -e`."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    environment["MPIR_CVAR_POLLS_BEFORE_YIELD"] = "1"  # more ranks than cores
     command = ["bash", "-e", "-c", commands]
     result = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -51,14 +51,13 @@ def make_sources(folder: Path) -> None:
 
 
 def build(folder: Path) -> None:
-    """The page's commands with this test's folders. To save minutes: the installed libuip, all files of a library in
-    one compilation (`make env` compiles each alone, against the same headers), and no optimisation."""
+    """The page's commands with this test's folders. To save minutes: the installed libuip, and no optimisation."""
     (commands,) = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S)
     commands = commands.replace("build-lammps", str(folder / "build")).replace(
         "/path/to/uip-lammps", str(folder / "to")
     )
-    quick = f"-DUIP_LIBRARY={LIBRARIES / 'libuip.so'} -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_FLAGS_RELEASE=-O0"
-    commands = commands.replace("/path/to/lammps", f"{folder / 'source'} {quick} -DCMAKE_UNITY_BUILD_BATCH_SIZE=0")
+    quick = f"-DUIP_LIBRARY={LIBRARIES / 'libuip.so'} -DCMAKE_CXX_FLAGS_RELEASE=-O0"
+    commands = commands.replace("/path/to/lammps", f"{folder / 'source'} {quick}")
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
     command = ["bash", "-e", "-c", commands]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
