@@ -13,6 +13,7 @@
 
 #include "feed_forward.h"
 #include "find_op.h"
+#include "fused_rows.h"
 #include "named_results.h"
 #include "row_layer.h"
 #include "symbolic_sizes.h"
@@ -55,10 +56,15 @@ FeedForward feed_forward_layer(const Tensor &x, at::TensorList w, bool bfloat16)
   return {{w[0], w[1], w[2], w[3], w[4], w[5]}, product_type(x, bfloat16)};
 }
 
-RowLayer attention_layer(const Tensor &x, at::TensorList w, int64_t heads, at::IntArrayRef degrees, bool only_atoms,
-                         bool bfloat16) {
+/// `work` with the layer: fused, where kernels have it, or in tiles of torch's operations.
+template <typename Work>
+auto with_attention_layer(const Tensor &x, at::TensorList w, int64_t heads, at::IntArrayRef degrees, bool only_atoms,
+                          bool bfloat16, const Work &work) {
   TORCH_CHECK(w.size() == 6, "row_layer must have 6 weights, got ", w.size());
-  return {{w[0], w[1], w[2], w[3], w[4], w[5]}, heads, degrees.vec(), only_atoms, product_type(x, bfloat16)};
+  const RowLayerWeights weights{w[0], w[1], w[2], w[3], w[4], w[5]};
+  const auto type = product_type(x, bfloat16);
+  if (has_fused_rows(x, type)) return work(FusedRows(weights, heads, degrees.vec(), only_atoms));
+  return work(RowLayer(weights, heads, degrees.vec(), only_atoms, type));
 }
 
 FeedForwardResult feed_forward(const Tensor &x, at::TensorList weights, bool keep, bool bfloat16) {
@@ -74,8 +80,10 @@ Tensor feed_forward_backward(const Tensor &gradient, const Tensor &x, const Tens
 RowLayerResult row_layer(const Tensor &atoms, const Tensor &bonds, const Tensor &log_weight, const Tensor &direction,
                          const Tensor &bond_slots, at::TensorList weights, int64_t heads, at::IntArrayRef degrees,
                          bool only_atoms, bool keep, bool bfloat16) {
-  const auto layer = attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16);
-  auto result = layer.forward({atoms, bonds, {}}, {log_weight, direction, bond_slots}, keep && !only_atoms);
+  const auto result =
+      with_attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16, [&](const auto &layer) {
+        return layer.forward({atoms, bonds, {}}, {log_weight, direction, bond_slots}, keep && !only_atoms);
+      });
   return {result.atoms, result.bonds, result.kept};
 }
 
@@ -83,9 +91,11 @@ RowLayerGradients row_layer_backward(const Tensor &atoms_gradient, const Tensor 
                                      const Tensor &bonds, const Tensor &kept, const Tensor &log_weight,
                                      const Tensor &direction, const Tensor &bond_slots, at::TensorList weights,
                                      int64_t heads, at::IntArrayRef degrees, bool only_atoms, bool bfloat16) {
-  const auto layer = attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16);
-  auto result =
-      layer.backward({atoms_gradient, bonds_gradient, {}}, {atoms, bonds, kept}, {log_weight, direction, bond_slots});
+  const Tokens gradient{atoms_gradient, bonds_gradient, {}};
+  const auto result =
+      with_attention_layer(atoms, weights, heads, degrees, only_atoms, bfloat16, [&](const auto &layer) {
+        return layer.backward(gradient, {atoms, bonds, kept}, {log_weight, direction, bond_slots});
+      });
   return {result.tokens.atoms, result.tokens.bonds, result.log_weight, result.direction};
 }
 

@@ -1,4 +1,4 @@
-// Chooses among the kernels of messages when the first is asked for.
+// Chooses among the kernels of messages and of rows of tokens when the first is asked for.
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "gated_message.h"
+#include "row_kernels.h"
 
 namespace uip {
 namespace {
@@ -46,22 +47,28 @@ int level() {
 }
 
 template <typename T>
-const MessageKernels<T> &kernels_of(int level) {
+struct KernelSet {
+  const MessageKernels<T> &messages;
+  const RowKernels<T> &rows;
+};
+
+template <typename T>
+KernelSet<T> kernels_of(int level) {
 #if defined(__x86_64__)
   if constexpr (std::is_same_v<T, float>) {
-    if (level == avx512) return kernels_avx512::of_float;
-    if (level == avx2) return kernels_avx2::of_float;
+    if (level == avx512) return {kernels_avx512::of_float, kernels_avx512::rows_float};
+    if (level == avx2) return {kernels_avx2::of_float, kernels_avx2::rows_float};
   } else {
-    if (level == avx512) return kernels_avx512::of_double;
-    if (level == avx2) return kernels_avx2::of_double;
+    if (level == avx512) return {kernels_avx512::of_double, kernels_avx512::rows_double};
+    if (level == avx2) return {kernels_avx2::of_double, kernels_avx2::rows_double};
   }
 #else
   static_cast<void>(level);
 #endif
   if constexpr (std::is_same_v<T, float>) {
-    return kernels_generic::of_float;
+    return {kernels_generic::of_float, kernels_generic::rows_float};
   } else {
-    return kernels_generic::of_double;
+    return {kernels_generic::of_double, kernels_generic::rows_double};
   }
 }
 
@@ -75,11 +82,18 @@ TORCH_LIBRARY_FRAGMENT(uip, library) { library.def("cpu_kernels() -> str", &cpu_
 template <typename T>
 const MessageKernels<T> &message_kernels(int64_t columns) {
   int chosen = level();
-  while (chosen > generic && columns % kernels_of<T>(chosen).lanes != 0) --chosen;
-  return kernels_of<T>(chosen);
+  while (chosen > generic && columns % kernels_of<T>(chosen).messages.lanes != 0) --chosen;
+  return kernels_of<T>(chosen).messages;
+}
+
+template <typename T>
+const RowKernels<T> &row_kernels() {
+  return kernels_of<T>(level()).rows;
 }
 
 template const MessageKernels<float> &message_kernels<float>(int64_t);
 template const MessageKernels<double> &message_kernels<double>(int64_t);
+template const RowKernels<float> &row_kernels<float>();
+template const RowKernels<double> &row_kernels<double>();
 
 }  // namespace uip
