@@ -25,20 +25,19 @@ class AtomTile {
         heads_(static_cast<int>(rows.heads)),
         d_(H_ / heads_),
         longest_(whole_vectors<T>(rows.longest)),
-        normed_(static_cast<int64_t>(rows.longest) * W_),
+        normed_(of_tokens()),
         inverse_(rows.longest),
-        bias_(longest_),
-        weights_(static_cast<int64_t>(heads_) * longest_),
+        weights_(of_heads()),
         own_(of_atoms(1)),
         queries_(of_atoms(1)),
         context_(of_atoms(1)),
         out_(of_atoms(1)),
         keys_(of_atoms(heads_)),
         means_(of_atoms(heads_)),
-        by_normed_(gradient ? static_cast<int64_t>(rows.longest) * W_ : 0),
+        by_normed_(gradient ? of_tokens() : 0),
         own_inverse_(gradient ? rows.most_atoms : 0),
         by_bias_(gradient ? longest_ : 0),
-        slopes_(gradient ? static_cast<int64_t>(heads_) * longest_ : 0),
+        slopes_(gradient ? of_heads() : 0),
         gradient_(gradient ? of_atoms(1) : 0),
         by_keys_(gradient ? of_atoms(heads_) : 0) {}
 
@@ -84,7 +83,9 @@ class AtomTile {
 
  private:
   const RowWeights<T> &w() const { return r_.weights; }
-  int64_t of_atoms(int64_t vectors) const { return r_.most_atoms * vectors * W_; }
+  int64_t of_tokens() const { return static_cast<int64_t>(whole_rows(r_.longest)) * W_; }
+  int64_t of_heads() const { return static_cast<int64_t>(whole_rows(heads_) + 1) * longest_; }
+  int64_t of_atoms(int64_t vectors) const { return (r_.most_atoms + rows_at_once) * vectors * W_; }
   T *of_atom(T *x, int i) const { return x + static_cast<int64_t>(i) * heads_ * W_; }
   /// Channels of a head in which a query meets keys.
   int meeting() const { return static_cast<int>(r_.degrees[0]); }
@@ -115,28 +116,55 @@ class AtomTile {
       T *y = normed_ + static_cast<int64_t>(t) * W_;
       copy(t == 0 ? r_.atoms + atom * H_ : r_.bonds + (bond + t - 1) * H_, y);
       inverse_[t] = normed_row<T>(y, y, H_, W_);
-      bias_[t] = t == 0 ? T(0) : r_.log_weight[bond + t - 1];
     }
-    for (int t = tokens_; t < padded_; ++t) bias_[t] = static_cast<T>(empty_logit_of_row);
-    dots(of_atom(keys_, i), weights_);
-    softmax_of_rows<T>(weights_, bias_, heads_, padded_);
+    dots(of_atom(keys_, i), weights_, static_cast<T>(empty_logit_of_row));
+    for (int h = 0; h < heads_; ++h) softmax_of_head(weights_ + h * padded_, r_.log_weight + bond);
   }
 
-  /// x (h, W) and tokens of the row to their products (h, L).
-  void dots(const T *x, T *y) const {
+  void softmax_of_head(T *row, const T *log_weight) const {
+    for (int t = 1; t < tokens_; ++t) row[t] += log_weight[t - 1];
+    const int vectors = padded_ / lanes<T>;
+    const auto logit = [&](int k) { return load<T>(row + k * lanes<T>); };
+    const Vector<T> lowest = all<T>(static_cast<T>(empty_logit_of_row));
+    const T high = of_all_lanes<T>(joined<T>(vectors, lowest, logit, larger<T>), larger<T>);
+    const auto weight = [&](int k) {
+      const Vector<T> value = exponential<T>(logit(k) - high);
+      store<T>(row + k * lanes<T>, value);
+      return value;
+    };
+    const T factor = T(1) / of_all_lanes<T>(joined<T>(vectors, Vector<T>{}, weight, added<T>), added<T>);
+    for (int k = 0; k < padded_; k += lanes<T>) store<T>(row + k, load<T>(row + k) * factor);
+  }
+
+  /// From derivatives by weights, in `slopes_`, to those by logits; sums over heads go to `by_bias_`.
+  void softmax_gradient() {
+    clear(by_bias_, padded_);
+    for (int h = 0; h < heads_; ++h) {
+      const T *p = weights_ + h * padded_;
+      T *row = slopes_ + h * padded_;
+      const T mean = dot<T>(p, row, padded_);
+      for (int k = 0; k < padded_; k += lanes<T>) {
+        const Vector<T> by_logit = load<T>(p + k) * (load<T>(row + k) - mean);
+        store<T>(row + k, by_logit);
+        store<T>(by_bias_ + k, load<T>(by_bias_ + k) + by_logit);
+      }
+    }
+  }
+
+  /// x (h, W) and tokens of the row to their products (h, L); `rest` pads.
+  void dots(const T *x, T *y, T rest) const {
     for (int h = 0; h < heads_; ++h) {
       T *row = y + h * padded_;
       for (int t = 0; t < tokens_; ++t) row[t] = dot<T>(normed_ + static_cast<int64_t>(t) * W_, x + h * W_, W_);
-      for (int t = tokens_; t < padded_; ++t) row[t] = T(0);
+      for (int t = tokens_; t < padded_; ++t) row[t] = rest;
     }
   }
 
   /// `means_` has the derivatives by the means of tokens.
   void row_gradient(int i, const RowDerivatives<T> &to) {
     const T *by_mean = of_atom(means_, i);
-    dots(by_mean, slopes_);
-    clear(by_bias_, padded_);
-    softmax_gradient_of_rows<T>(weights_, slopes_, by_bias_, heads_, padded_);
+    dots(by_mean, slopes_, T(0));
+    softmax_gradient();
     product<T>({slopes_, padded_}, normed_, W_, of_atom(by_keys_, i), W_, heads_, tokens_, W_);
     product<T>({weights_, 1, padded_}, by_mean, W_, by_normed_, W_, tokens_, heads_, W_);
     product<T, true>({slopes_, 1, padded_}, of_atom(keys_, i), W_, by_normed_, W_, tokens_, heads_, W_);
@@ -159,11 +187,11 @@ class AtomTile {
 
   const TokenRows<T> &r_;
   const int W_, H_, heads_, d_, longest_;
-  int64_t first_ = 0;                           // atom of the tile
-  int n_ = 0, tokens_ = 0, padded_ = 0;         // atoms of the tile, tokens of a row
-  Zeros<T> normed_, inverse_, bias_, weights_;  // of one row: (tokens, W), (tokens), (L), (h, L)
-  Zeros<T> own_, queries_, context_, out_;      // (n, W)
-  Zeros<T> keys_, means_;                       // z, sum_t p_t y_t: (n, h, W)
+  int64_t first_ = 0;                       // atom of the tile
+  int n_ = 0, tokens_ = 0, padded_ = 0;     // atoms of the tile, tokens of a row
+  Zeros<T> normed_, inverse_, weights_;     // of one row: (tokens, W), (tokens), (h, L)
+  Zeros<T> own_, queries_, context_, out_;  // (n, W)
+  Zeros<T> keys_, means_;                   // z, sum_t p_t y_t: (n, h, W)
   Zeros<T> by_normed_, own_inverse_, by_bias_, slopes_;
   Zeros<T> gradient_, by_keys_;
 };

@@ -4,6 +4,8 @@
 // queries a and keys b are products of their channels c of degree l(c), with P_l of the cosine between their bonds:
 //
 //     s_ab = ln w_b + sum_l P_l(cos_ab) D_lab,      D_lab = sum over c of degree l of q_ac k_bc
+//
+// Tables have a row for each key and a lane for each query, so that softmax needs no sums over lanes.
 #pragma once
 
 #include "row_kernels.h"
@@ -27,11 +29,11 @@ class RowAttentionKernel {
         num_degrees_(rows.num_degrees),
         channels_(static_cast<int>(rows.channels / rows.heads)),
         longest_(whole_vectors<T>(rows.longest)),
-        table_(static_cast<int64_t>(rows.longest) * longest_),
-        bias_(longest_),
-        by_bias_(longest_),
-        keys_(static_cast<int64_t>(channels_) * longest_),
-        values_(static_cast<int64_t>(channels_) * longest_),
+        table_(static_cast<int64_t>(whole_rows(rows.longest) + 1) * longest_),
+        bias_(rows.longest),
+        by_bias_(rows.longest * lanes<T>),
+        queries_(static_cast<int64_t>(whole_vectors<T>(channels_)) * longest_),
+        gradients_(static_cast<int64_t>(whole_vectors<T>(channels_)) * longest_),
         weights_(table_),
         slopes_(table_),
         parts_(is_angular() ? num_degrees_ * table_ : 0),
@@ -48,34 +50,33 @@ class RowAttentionKernel {
     padded_ = whole_vectors<T>(n);
     bias_[0] = T(0);
     for (int k = 1; k < n; ++k) bias_[k] = log_weight[k - 1];
-    for (int k = n; k < padded_; ++k) bias_[k] = static_cast<T>(empty_logit_of_row);
-    for (int k = 0; k < padded_; ++k) by_bias_[k] = T(0);
+    for (int k = 0; k < n * lanes<T>; ++k) by_bias_[k] = T(0);
     if (is_angular()) begin_angles(direction);
   }
 
   void forward(const HeadOfRow<const T> &x, T *context, int64_t context_row) {
     attention_weights(x);
-    product<T>({weights_, padded_}, x.v, x.row, context, context_row, n_, n_, channels_);
+    product<T>({weights_, 1, padded_}, x.v, x.row, context, context_row, n_, n_, channels_);
   }
 
-  /// `gradient` (n, d) by contexts, rows as far apart as those of `x`.. writes derivatives by queries, keys and values.
+  /// `gradient` (n, d): derivatives by contexts. Writes those by queries, keys and values.
   void backward(const T *gradient, int64_t gradient_row, const HeadOfRow<const T> &x, const HeadOfRow<T> &to) {
     attention_weights(x);
-    transpose_rows<T>(x.v, x.row, n_, channels_, values_, padded_);
-    product<T>({weights_, 1, padded_}, gradient, gradient_row, to.v, to.row, n_, n_, channels_);
-    product<T>({gradient, gradient_row}, values_, padded_, slopes_, padded_, n_, channels_, padded_);
-    softmax_gradient_of_rows<T>(weights_, slopes_, by_bias_, n_, padded_);
+    transpose_rows<T>(gradient, gradient_row, n_, channels_, gradients_, padded_);
+    product<T>({weights_, padded_}, gradient, gradient_row, to.v, to.row, n_, n_, channels_);
+    product<T>({x.v, x.row}, gradients_, padded_, slopes_, padded_, n_, channels_, padded_);
+    softmax_gradient_of_columns<T>(weights_, slopes_, by_bias_, n_, padded_);
     for (int l = 0, first = 0; l < num_degrees_; first += degrees_[l++]) {
       const T *by_product = l == 0 ? slopes_ : scaled_by(l);
       const int size = static_cast<int>(degrees_[l]);
-      product<T>({by_product, padded_}, x.k + first, x.row, to.q + first, to.row, n_, n_, size);
-      product<T>({by_product, 1, padded_}, x.q + first, x.row, to.k + first, to.row, n_, n_, size);
+      product<T>({by_product, 1, padded_}, x.k + first, x.row, to.q + first, to.row, n_, n_, size);
+      product<T>({by_product, padded_}, x.q + first, x.row, to.k + first, to.row, n_, n_, size);
     }
   }
 
   /// Sums over the heads since `begin`, of the bonds: (n - 1) and (n - 1, 3).
   void end(T *by_log_weight, T *by_direction) {
-    for (int k = 1; k < n_; ++k) by_log_weight[k - 1] = by_bias_[k];
+    for (int k = 1; k < n_; ++k) by_log_weight[k - 1] = of_all_lanes<T>(load<T>(by_bias_ + k * lanes<T>), added<T>);
     if (is_angular()) end_angles(by_direction);
   }
 
@@ -84,19 +85,19 @@ class RowAttentionKernel {
   T *of_degree(T *x, int l) const { return x + l * table_; }
 
   void attention_weights(const HeadOfRow<const T> &x) {
-    transpose_rows<T>(x.k, x.row, n_, channels_, keys_, padded_);
+    transpose_rows<T>(x.q, x.row, n_, channels_, queries_, padded_);
     if (is_angular()) {
       angular_logits(x);
     } else {
-      product<T>({x.q, x.row}, keys_, padded_, weights_, padded_, n_, channels_, padded_);
+      product<T>({x.k, x.row}, queries_, padded_, weights_, padded_, n_, channels_, padded_);
     }
-    softmax_of_rows<T>(weights_, bias_, n_, padded_);
+    softmax_of_columns<T>(weights_, bias_, n_, padded_);
   }
 
   void angular_logits(const HeadOfRow<const T> &x) {
     for (int l = 0, first = 0; l < num_degrees_; first += degrees_[l++]) {
       T *part = l == 0 ? weights_ : of_degree(parts_, l);
-      product<T>({x.q + first, x.row}, keys_ + first * padded_, padded_, part, padded_, n_,
+      product<T>({x.k + first, x.row}, queries_ + first * padded_, padded_, part, padded_, n_,
                  static_cast<int>(degrees_[l]), padded_);
     }
     for (int64_t k = 0; k < size(); k += lanes<T>) {
@@ -166,7 +167,7 @@ class RowAttentionKernel {
           total += g * load<T>(u + b);
           store<T>(to + b, load<T>(to + b) + g * u[a]);
         }
-        to[a] += sum<T>(total);
+        to[a] += of_all_lanes<T>(total, added<T>);
       }
     }
     for (int k = 1; k < n_; ++k) {
@@ -180,9 +181,9 @@ class RowAttentionKernel {
   int num_degrees_, channels_, longest_;
   int64_t table_;
   int n_ = 0, padded_ = 0;
-  Zeros<T> bias_, by_bias_;              // (L)
-  Zeros<T> keys_, values_;               // (d, L): transposed
-  Zeros<T> weights_, slopes_;            // (n, L): attention weights, derivatives by them and by logits
+  Zeros<T> bias_, by_bias_;              // (n), (n, lanes)
+  Zeros<T> queries_, gradients_;         // (d, L): of queries and, by contexts, transposed
+  Zeros<T> weights_, slopes_;            // (n, L), keys by queries: attention, derivatives by it and by logits
   Zeros<T> parts_;                       // by degree (n, L): D_l
   Zeros<T> legendre_, legendre_slopes_;  // by degree (n, L)
   Zeros<T> by_cosine_, scaled_;          // (n, L)

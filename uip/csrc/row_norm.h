@@ -1,7 +1,7 @@
 // The root-mean-square norm of tokens without its learned factors, for the kernels of rows of tokens (row_kernels.h).
 #pragma once
 
-#include "simd.h"
+#include "row_softmax.h"
 
 namespace uip {
 namespace {
@@ -21,7 +21,7 @@ template <typename T>
 UIP_INLINE T dot(const T *x, const T *y, int width) {
   Vector<T> total{};
   for (int k = 0; k < width; k += lanes<T>) total += load<T>(x + k) * load<T>(y + k);
-  return sum<T>(total);
+  return of_all_lanes<T>(total, added<T>);
 }
 
 /// 1 / root of the mean square of `channels` numbers; x (width) has zeros after them.

@@ -47,7 +47,7 @@ template <typename T, int R, int Q, bool add>
 UIP_INLINE void strided_block(Strided<T> a, const T *b, int64_t b_row, T *c, int64_t c_row, int depth, const T *bias) {
   constexpr int width = lanes<T>;
   Vector<T> sums[R][Q];
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q) {
@@ -58,36 +58,36 @@ UIP_INLINE void strided_block(Strided<T> a, const T *b, int64_t b_row, T *c, int
     Vector<T> right[Q];
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q) right[q] = load<T>(b + k * b_row + q * width);
-#pragma GCC unroll 12
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const T left = a.data[r * a.row + k * a.step];
 #pragma GCC unroll 4
       for (int q = 0; q < Q; ++q) sums[r][q] += left * right[q];
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q) store<T>(c + r * c_row + q * width, sums[r][q]);
   }
 }
 
+/// Rows of products are computed so many at a time: memory after the last rows of a and c belongs to their owner, and
+/// rows of c beyond the last are without meaning.
+constexpr int rows_at_once = 8;
+
+inline int whole_rows(int rows) { return (rows + rows_at_once - 1) / rows_at_once * rows_at_once; }
+
 template <typename T, int Q, bool add>
 UIP_INLINE void strided_strip(Strided<T> a, const T *b, int64_t b_row, T *c, int64_t c_row, int rows, int depth,
                               const T *bias) {
-  constexpr int most = Q == 1 ? 2 * block_rows : block_rows;
-  const auto from = [&](int r) { return Strided<T>{a.data + r * a.row, a.row, a.step}; };
-  int r = 0;
-  for (; r + most <= rows; r += most) {
-    strided_block<T, most, Q, add>(from(r), b, b_row, c + r * c_row, c_row, depth, bias);
+  constexpr int R = Q == widest ? rows_at_once / 2 : rows_at_once;  // sums fill the registers, and no row waits
+  for (int r = 0; r < rows; r += R) {
+    strided_block<T, R, Q, add>({a.data + r * a.row, a.row, a.step}, b, b_row, c + r * c_row, c_row, depth, bias);
   }
-  for (; r + 3 <= rows; r += 3) {
-    strided_block<T, 3, Q, add>(from(r), b, b_row, c + r * c_row, c_row, depth, bias);
-  }
-  for (; r < rows; ++r) strided_block<T, 1, Q, add>(from(r), b, b_row, c + r * c_row, c_row, depth, bias);
 }
 
-/// c (rows, columns) = (add ? c : bias or 0) + a b, for whole vectors of columns: b and c have what pads the last.
+/// c (rows, columns) = (add ? c : bias or 0) + a b, for whole vectors of columns, which b and c have, and whole rows.
 template <typename T, bool add = false>
 __attribute__((noinline)) void product(Strided<T> a, const T *b, int64_t b_row, T *c, int64_t c_row, int rows,
                                        int depth, int columns, const T *bias = nullptr) {
@@ -109,14 +109,11 @@ __attribute__((noinline)) void product(Strided<T> a, const T *b, int64_t b_row, 
 template <typename T>
 __attribute__((noinline)) void packed_product_of_tile(const T *a, int64_t a_row, const T *b, T *c, int64_t c_row,
                                                       int rows, int depth, int columns, const T *bias = nullptr) {
-  for (int start = 0; start < depth; start += depth_of_part) {
-    const int part = depth - start < depth_of_part ? depth - start : depth_of_part;
+  const auto part_of = [&](int start) { return depth - start < depth_of_part ? depth - start : depth_of_part; };
+  multiply<T, false>(a, a_row, b, c, c_row, rows, part_of(0), columns, bias);
+  for (int start = depth_of_part; start < depth; start += depth_of_part) {
     const T *panels = b + static_cast<int64_t>(start) * columns;
-    if (start == 0) {
-      multiply<T, false>(a, a_row, panels, c, c_row, rows, part, columns, bias);
-    } else {
-      multiply<T, true>(a + start, a_row, panels, c, c_row, rows, part, columns);
-    }
+    multiply<T, true>(a + start, a_row, panels, c, c_row, rows, part_of(start), columns);
   }
 }
 

@@ -39,8 +39,7 @@ class TokenTile {
       for (int h = 0; h < r_.heads; ++h) attention_.forward(head<const T>(qkv_, row, h), of_head(context_, row, h), W_);
     }
     packed_product_of_tile<T>(context_, W_, r_.weights.output, out_, W_, whole(), H_, W_, r_.weights.output_bias);
-    add_to(out_, x_);
-    store_tokens(out_, to.atoms, to.bonds);
+    store_sums(out_, x_, to.atoms, to.bonds);
   }
 
   void backward(int64_t tile, const RowDerivatives<T> &to) {
@@ -66,12 +65,11 @@ class TokenTile {
     for (int t = 0; t < num_tokens_; ++t) {
       norm_gradient<T>(out_ + t * W_, normed_ + t * W_, inverse_[t], H_, W_);
     }
-    add_to(out_, gradient);
-    store_tokens(out_, to.atoms, to.bonds);
+    store_sums(out_, gradient, to.atoms, to.bonds);
   }
 
  private:
-  int64_t size() const { return static_cast<int64_t>(r_.most_tokens + block_rows) * W_; }
+  int64_t size() const { return static_cast<int64_t>(r_.most_tokens + rows_at_once) * W_; }
   /// Rows of products: whole blocks are the fastest.
   int whole() const { return (num_tokens_ + block_rows - 1) / block_rows * block_rows; }
 
@@ -99,19 +97,20 @@ class TokenTile {
 
   void load_tokens(const T *atoms, const T *bonds, T *to) const {
     for (int64_t atom = first_; atom < last_; ++atom) {
-      copy(atoms + atom * H_, to, H_);
-      to += W_;
-      for (int64_t bond = r_.offsets[atom]; bond < r_.offsets[atom + 1]; ++bond, to += W_)
-        copy(bonds + bond * H_, to, H_);
+      const int64_t bond = r_.offsets[atom], count = r_.offsets[atom + 1] - bond;
+      copy_rows(atoms + atom * H_, H_, to, W_, 1);
+      copy_rows(bonds + bond * H_, H_, to + W_, W_, count);
+      to += (1 + count) * W_;
     }
   }
 
-  void store_tokens(const T *x, T *atoms, T *bonds) const {
+  /// x + y
+  void store_sums(const T *x, const T *y, T *atoms, T *bonds) const {
     for (int64_t atom = first_; atom < last_; ++atom) {
-      copy(x, atoms + atom * H_, H_);
-      x += W_;
-      for (int64_t bond = r_.offsets[atom]; bond < r_.offsets[atom + 1]; ++bond, x += W_)
-        copy(x, bonds + bond * H_, H_);
+      const int64_t bond = r_.offsets[atom], count = r_.offsets[atom + 1] - bond;
+      sum_rows(x, y, atoms + atom * H_, 1);
+      sum_rows(x + W_, y + W_, bonds + bond * H_, count);
+      x += (1 + count) * W_, y += (1 + count) * W_;
     }
   }
 
@@ -123,25 +122,24 @@ class TokenTile {
     packed_product_of_tile<T>(normed_, W_, r_.weights.qkv, qkv_, 3 * W_, whole(), H_, 3 * W_, r_.weights.qkv_bias);
   }
 
-  void store_kept(T *kept) const {
-    kept += place(first_) * 3 * H_;
-    for (int k = 0; k < 3 * num_tokens_; ++k)
-      copy(qkv_ + static_cast<int64_t>(k) * W_, kept + static_cast<int64_t>(k) * H_, H_);
+  void store_kept(T *kept) const { copy_rows(qkv_, W_, kept + place(first_) * 3 * H_, H_, 3 * num_tokens_); }
+
+  void load_kept(const T *kept) { copy_rows(kept + place(first_) * 3 * H_, H_, qkv_, W_, 3 * num_tokens_); }
+
+  void copy_rows(const T *from, int64_t from_row, T *to, int64_t to_row, int64_t count) const {
+    if (W_ == H_) {
+      __builtin_memcpy(to, from, count * H_ * sizeof(T));
+      return;
+    }
+    for (int64_t k = 0; k < count; ++k) __builtin_memcpy(to + k * to_row, from + k * from_row, H_ * sizeof(T));
   }
 
-  void load_kept(const T *kept) {
-    kept += place(first_) * 3 * H_;
-    for (int k = 0; k < 3 * num_tokens_; ++k)
-      copy(kept + static_cast<int64_t>(k) * H_, qkv_ + static_cast<int64_t>(k) * W_, H_);
-  }
-
-  void add_to(T *x, const T *y) const {
-    for (int64_t k = 0; k < static_cast<int64_t>(num_tokens_) * W_; k += lanes<T>) {
-      store<T>(x + k, load<T>(x + k) + load<T>(y + k));
+  void sum_rows(const T *x, const T *y, T *__restrict to, int64_t count) const {
+    const int64_t rows = W_ == H_ ? 1 : count, size = W_ == H_ ? count * H_ : H_;
+    for (int64_t k = 0; k < rows; ++k, x += W_, y += W_, to += H_) {
+      for (int64_t c = 0; c < size; ++c) to[c] = x[c] + y[c];
     }
   }
-
-  static void copy(const T *from, T *to, int count) { __builtin_memcpy(to, from, count * sizeof(T)); }
 
   const TokenRows<T> &r_;
   const int W_, H_;
