@@ -16,23 +16,15 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t tokens_of_kernel_tile = 48, atoms_of_kernel_tile = 24;
+constexpr int64_t atoms_of_kernel_tile = 24;
+
+/// Tokens of a tile. Wide weights do not stay in the second level of cache: more tokens for each reading of them.
+int64_t tokens_of_kernel_tile(int64_t width) { return width < 512 ? 64 : 192; }
 
 /// W of row_kernels.h.
-int64_t width_of_rows(int64_t channels, int64_t heads, const std::vector<int64_t> &degrees, int64_t panel) {
-  const bool is_whole = degrees.size() == 1 && channels / heads % panel == 0;
-  return (channels + (is_whole ? 0 : panel - 1) + panel - 1) / panel * panel;
-}
-
-Tensor padded_columns(const Tensor &x, int64_t width) { return at::constant_pad_nd(x, {0, width - x.size(-1)}); }
-
-/// (K, n) in parts of panels.
-Tensor packed_in_parts(const Tensor &x, int64_t panel) {
-  std::vector<Tensor> parts;
-  for (const auto &part : x.split(depth_of_part)) {
-    parts.push_back(part.reshape({part.size(0), -1, panel}).transpose(0, 1).flatten());
-  }
-  return at::cat(parts);
+int64_t width_of_rows(int64_t channels, int64_t heads, const std::vector<int64_t> &degrees, int64_t size) {
+  const bool is_whole = degrees.size() == 1 && channels / heads % size == 0;
+  return (channels + (is_whole ? 0 : size - 1) + size - 1) / size * size;
 }
 
 /// First bond of each atom, and the number of bonds.
@@ -46,36 +38,92 @@ std::vector<int64_t> bond_offsets(const Tensor &slots) {
   return offsets;
 }
 
+template <typename T>
+constexpr int64_t panel = 64 / sizeof(T);
+
+/// Maps of tokens, (H, H) each, one below the other, laid out for kernels (`RowWeights`).
+template <typename T>
+struct RowMatrix {
+  const T *weight;         // (maps H, H): outputs, inputs
+  const T *input_factors;  // (H), or null: 1
+  T factors[3];            // of each map
+  int64_t channels, width;
+
+  /// (H, maps W)
+  Tensor transposed(int64_t maps, bool packed) const {
+    return laid_out(channels, maps * width, packed, [&](int64_t k, int64_t column, T *place) {
+      const int64_t map = column / width, first = column % width, count = inside(first);
+      const T *from = weight + (map * channels + first) * channels + k;
+      const T factor = factors[map] * (input_factors ? input_factors[k] : T(1));
+      for (int64_t j = 0; j < count; ++j) place[j] = from[j * channels] * factor;
+    });
+  }
+
+  /// (maps W, W); of one map (H, W)
+  Tensor plain(int64_t maps, bool packed) const {
+    return laid_out(maps == 1 ? channels : maps * width, width, packed, [&](int64_t k, int64_t column, T *place) {
+      const int64_t map = k / width, output = k % width, count = output < channels ? inside(column) : 0;
+      const T *from = weight + (map * channels + output) * channels + column;
+      for (int64_t j = 0; j < count; ++j) {
+        place[j] = from[j] * factors[map] * (input_factors ? input_factors[column + j] : T(1));
+      }
+    });
+  }
+
+  /// (maps W) of (maps H)
+  Tensor bias(const T *from, int64_t maps) const {
+    const auto result = at::zeros({maps * width}, c10::CppTypeToScalarType<T>::value);
+    T *to = result.template mutable_data_ptr<T>();
+    for (int64_t map = 0; map < maps; ++map) {
+      for (int64_t c = 0; c < channels; ++c) to[map * width + c] = from[map * channels + c] * factors[map];
+    }
+    return result;
+  }
+
+ private:
+  /// Channels of a panel of columns.
+  int64_t inside(int64_t first) const { return std::clamp<int64_t>(channels - first, 0, panel<T>); }
+
+  /// A matrix (rows, columns), zero where `write(row, column, place)`, for each panel of columns, does not write.
+  template <typename Write>
+  static Tensor laid_out(int64_t rows, int64_t columns, bool packed, const Write &write) {
+    const auto result = at::zeros({rows, columns}, c10::CppTypeToScalarType<T>::value);
+    T *to = result.template mutable_data_ptr<T>();
+    at::parallel_for(0, columns / panel<T>, 32, [&](int64_t begin, int64_t end) {
+      for (int64_t column = begin * panel<T>; column < end * panel<T>; column += panel<T>) {
+        for (int64_t k = 0; k < rows; ++k) {
+          const int64_t start = k / depth_of_part * depth_of_part,
+                        depth = std::min(rows - start, int64_t{depth_of_part});
+          write(k, column,
+                to + (packed ? start * columns + column * depth + (k - start) * panel<T> : k * columns + column));
+        }
+      }
+    });
+    return result;
+  }
+};
+
 }  // namespace
 
-bool has_fused_rows(const Tensor &x, at::ScalarType type) {
-  return x.is_cpu() && type == x.scalar_type() && (type == at::kFloat || type == at::kDouble);
+bool has_fused_rows(const Tensor &x, at::ScalarType type, bool only_atoms) {
+  const bool is_known = type == x.scalar_type() && (type == at::kFloat || type == at::kDouble);
+  return x.is_cpu() && is_known && (only_atoms || x.size(1) <= 640);
 }
 
 FusedRows::FusedRows(const RowLayerWeights &w, int64_t heads, std::vector<int64_t> degrees, bool only_atoms)
-    : channels_(w.norm.size(0)), heads_(heads), degrees_(std::move(degrees)), only_atoms_(only_atoms) {
-  const int64_t panel = 64 / static_cast<int64_t>(w.norm.element_size());
-  width_ = width_of_rows(channels_, heads_, degrees_, panel);
-  const auto wide = [&](const Tensor &x) { return padded_columns(x, width_); };
-  const auto factor = at::ones({3, 1}, w.qkv.options());
-  factor[0].fill_(1.0 / std::sqrt(double(channels_ / heads_)));
-  const auto qkv = (w.qkv * w.norm).view({3, channels_, channels_}) * factor.unsqueeze(2);
-  const auto output = w.output * w.scale;
-  qkv_bias_ = wide(w.qkv_bias.view({3, channels_}) * factor).contiguous();
-  qkv_ = wide(qkv.permute({2, 0, 1})).flatten(1).contiguous();
-  qkv_back_ = at::constant_pad_nd(wide(qkv), {0, 0, 0, width_ - channels_}).flatten(0, 1).contiguous();
-  output_bias_ = wide(w.output_bias * w.scale).contiguous();
-  output_ = wide(output.t()).contiguous();
-  output_back_ = wide(output).contiguous();
-  if (only_atoms_) return;
-  for (Tensor *matrix : {&qkv_, &qkv_back_, &output_, &output_back_}) *matrix = packed_in_parts(*matrix, panel);
-}
+    : weights_{w.norm.contiguous(),   w.qkv.contiguous(),         w.qkv_bias.contiguous(),
+               w.output.contiguous(), w.output_bias.contiguous(), w.scale},
+      channels_(w.norm.size(0)),
+      heads_(heads),
+      degrees_(std::move(degrees)),
+      only_atoms_(only_atoms) {}
 
 /// Rows, their tiles and weights as kernels see them.
 template <typename T>
 class FusedRows::Call {
  public:
-  Call(const FusedRows &layer, const Tokens &x, const Bonds &bonds)
+  /// `gradient`: for the derivative; `known`: queries, keys and values are kept.
+  Call(const FusedRows &layer, const Tokens &x, const Bonds &bonds, bool gradient, bool known = false)
       : offsets_(bond_offsets(bonds.slots)),
         atoms_(x.atoms.contiguous()),
         bonds_(x.bonds.contiguous()),
@@ -84,12 +132,12 @@ class FusedRows::Call {
     const int64_t num_bonds = bonds_.size(0);
     TORCH_CHECK(offsets_.back() == num_bonds, "row_layer: `bond_slots` must have every bond once, got ",
                 offsets_.back(), " bonds instead of ", num_bonds);
-    rows_.channels = layer.channels_, rows_.heads = layer.heads_, rows_.width = layer.width_;
+    rows_.channels = layer.channels_, rows_.heads = layer.heads_,
+    rows_.width = width_of_rows(layer.channels_, layer.heads_, layer.degrees_, panel<T>);
     rows_.degrees = layer.degrees_.data(), rows_.num_degrees = static_cast<int>(layer.degrees_.size());
     rows_.atoms = of(atoms_), rows_.bonds = of(bonds_);
     rows_.log_weight = of(log_weight_), rows_.direction = of(direction_);
-    rows_.weights = {of(layer.qkv_),         of(layer.qkv_bias_), of(layer.output_),
-                     of(layer.output_bias_), of(layer.qkv_back_), of(layer.output_back_)};
+    make_weights(layer, gradient, known);
     make_tiles(layer.only_atoms_);
   }
 
@@ -106,6 +154,26 @@ class FusedRows::Call {
   static T *to(const Tensor &x) { return x.numel() ? x.mutable_data_ptr<T>() : nullptr; }
 
  private:
+  void make_weights(const FusedRows &layer, bool gradient, bool known) {
+    const auto &w = layer.weights_;
+    const T in_logits = static_cast<T>(1.0 / std::sqrt(double(rows_.channels / rows_.heads)));
+    const RowMatrix<T> qkv{of(w.qkv), of(w.norm), {in_logits, T(1), T(1)}, rows_.channels, rows_.width};
+    const T scale = w.scale.item<T>();
+    const RowMatrix<T> output{of(w.output), nullptr, {scale}, rows_.channels, rows_.width};
+    const bool packed = !layer.only_atoms_;
+    auto &to = rows_.weights;
+    if (!known) to.qkv = keep(qkv.transposed(3, packed)), to.qkv_bias = keep(qkv.bias(of(w.qkv_bias), 3));
+    if (gradient || layer.only_atoms_) to.qkv_back = keep(qkv.plain(3, packed));
+    if (gradient) to.output_back = keep(output.plain(1, packed));
+    if (!gradient)
+      to.output = keep(output.transposed(1, packed)), to.output_bias = keep(output.bias(of(w.output_bias), 1));
+  }
+
+  const T *keep(const Tensor &matrix) {
+    matrices_.push_back(matrix);
+    return of(matrix);
+  }
+
   void make_tiles(bool only_atoms) {
     const int64_t num_atoms = static_cast<int64_t>(offsets_.size()) - 1;
     const auto tokens = [&](int64_t first, int64_t last) { return offsets_[last] - offsets_[first] + last - first; };
@@ -113,7 +181,8 @@ class FusedRows::Call {
     tiles_.push_back(0);
     for (int64_t atom = 0; atom < num_atoms; ++atom) {
       longest = std::max(longest, tokens(atom, atom + 1));
-      const int64_t first = tiles_.back(), most = only_atoms ? atoms_of_kernel_tile : tokens_of_kernel_tile;
+      const int64_t first = tiles_.back(),
+                    most = only_atoms ? atoms_of_kernel_tile : tokens_of_kernel_tile(rows_.width);
       const int64_t size = only_atoms ? atom + 1 - first : tokens(first, atom + 1);
       if (size > most && atom > first) tiles_.push_back(atom);
       most_tokens = std::max(most_tokens, tokens(tiles_.back(), atom + 1));
@@ -126,6 +195,7 @@ class FusedRows::Call {
   }
 
   std::vector<int64_t> offsets_, tiles_;
+  std::vector<Tensor> matrices_;
   Tensor atoms_, bonds_, log_weight_, direction_;
   TokenRows<T> rows_{};
 };
@@ -137,7 +207,7 @@ Tokens FusedRows::forward(const Tokens &x, const Bonds &bonds, bool keep) const 
                 at::empty({keep ? num_tokens : 0, 3 * channels_}, x.atoms.options())};
   AT_DISPATCH_FLOATING_TYPES(x.atoms.scalar_type(), "row_layer", [&] {
     using C = Call<scalar_t>;
-    const C call(*this, x, bonds);
+    const C call(*this, x, bonds, false);
     const auto &kernels = call.kernels();
     call.run(only_atoms_ ? kernels.atoms_forward : kernels.forward,
              RowResults<scalar_t>{C::to(result.atoms), C::to(result.bonds), C::to(result.kept)});
@@ -153,7 +223,7 @@ RowLayerGradient FusedRows::backward(const Tokens &gradient, const Tokens &x, co
   const auto of_atoms = gradient.atoms.contiguous(), of_bonds = gradient.bonds.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.atoms.scalar_type(), "row_layer_backward", [&] {
     using C = Call<scalar_t>;
-    const C call(*this, x, bonds);
+    const C call(*this, x, bonds, true, x.kept.size(0) > 0);
     const auto &kernels = call.kernels();
     call.run(only_atoms_ ? kernels.atoms_backward : kernels.backward,
              RowDerivatives<scalar_t>{C::of(of_atoms), C::of(of_bonds), C::of(x.kept), C::to(result.tokens.atoms),

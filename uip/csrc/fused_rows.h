@@ -9,8 +9,9 @@
 
 namespace uip {
 
-/// Whether the kernels compute this layer: on CPUs, products in float32 or float64.
-bool has_fused_rows(const at::Tensor &x, at::ScalarType type);
+/// Whether the kernels compute this layer of tokens x (N, H): on CPUs, with products in float32 or float64. They
+/// arrange weights anew in each call, which pays for all rows up to 640 channels, and for atoms alone always.
+bool has_fused_rows(const at::Tensor &x, at::ScalarType type, bool only_atoms);
 
 class FusedRows {
  public:
@@ -25,10 +26,10 @@ class FusedRows {
   template <typename T>
   class Call;
 
-  int64_t channels_, heads_, width_;
+  RowLayerWeights weights_;
+  int64_t channels_, heads_;
   std::vector<int64_t> degrees_;
   bool only_atoms_;
-  at::Tensor qkv_, qkv_bias_, qkv_back_, output_, output_bias_, output_back_;  // as in `RowWeights`
 };
 
 }  // namespace uip

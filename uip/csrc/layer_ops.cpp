@@ -63,7 +63,7 @@ auto with_attention_layer(const Tensor &x, at::TensorList w, int64_t heads, at::
   TORCH_CHECK(w.size() == 6, "row_layer must have 6 weights, got ", w.size());
   const RowLayerWeights weights{w[0], w[1], w[2], w[3], w[4], w[5]};
   const auto type = product_type(x, bfloat16);
-  if (has_fused_rows(x, type)) return work(FusedRows(weights, heads, degrees.vec(), only_atoms));
+  if (has_fused_rows(x, type, only_atoms)) return work(FusedRows(weights, heads, degrees.vec(), only_atoms));
   return work(RowLayer(weights, heads, degrees.vec(), only_atoms, type));
 }
 
