@@ -23,7 +23,7 @@ from uip.cli.app import app
 from uip.config import field_documentation
 from uip.models.allscaip import AllScAIPConfig
 from uip.models.chgnet import CHGNetConfig
-from uip.train.config import ADJUSTABLE, CHANGEABLE
+from uip.train.config import ADJUSTABLE, is_changeable
 from uip.train.data_sets import SetConfig
 from uip.train.template import EXAMPLE, TABLES, toml_value
 
@@ -73,7 +73,7 @@ def _table(name: str, cls: type[Any], *, title: str = "") -> str:
     for field in dataclasses.fields(cls):
         key = f"{name}.{field.name}"
         parts += [f"### `{key}`", "", f"*{_kind_and_default(field)}*", "", _text(documentation[field.name])]
-        if key in CHANGEABLE | ADJUSTABLE:
+        if is_changeable(key) or key in ADJUSTABLE:
             parts.append("It may change when a run is resumed.")
         parts.append("")
     return "\n".join(parts)

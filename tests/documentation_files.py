@@ -111,6 +111,8 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "crystal.cif": write_cell,
     "dump.lammpstrj": write_dump,
     "labelled.xyz": write_labelled,
+    "pbe.xyz": write_labelled,
+    "r2scan.xyz": write_labelled,
     "energies.xyz": write_energies,
     "calibrated.ckpt": write_calibrated,
     "a.ckpt": write_member,

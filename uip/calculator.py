@@ -26,7 +26,7 @@ from uip.inference.stresses import atomic_stresses
 from uip.inference.uncertainty import uncertainties
 from uip.models.potential import Potential
 
-ARGUMENTS = ("model", "device", "dtype", "skin", "trusted", "forces")
+ARGUMENTS = ("model", "head", "device", "dtype", "skin", "trusted", "forces")
 OF_ASE = ("atoms", "label", "directory")
 """Arguments of ASE's own class."""
 
@@ -40,6 +40,7 @@ class Calculator(ASECalculator):
         model: a published name (`uip models` lists them), a checkpoint, an exported .pt2 or .pt, or a model. A list of
             them is a committee: results are means, and `results` also has `uip.inference.committee.DEVIATIONS`. Of a
             calibrated model `results` also has `uip.inference.uncertainty.UNCERTAINTIES`.
+        head: level of theory, of a checkpoint with several heads.
         device: "cpu", "cuda", "cuda:1", ... or "auto"; default the CPU, or the device of an exported file.
         dtype: "float32", "float64", or "bfloat16" (AllScAIP: faster, forces to about a percent), or torch's own;
             default float32, or that of a given model or exported file.
@@ -60,6 +61,7 @@ class Calculator(ASECalculator):
         self,
         model: Source | Sequence[Source],
         *,
+        head: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
@@ -71,7 +73,7 @@ class Calculator(ASECalculator):
         self._lock = threading.RLock()
         self._given: dict[str, Any] = {}
         super().__init__(**kwargs)
-        self.set(model=model, device=device, dtype=dtype, skin=skin, trusted=trusted, forces=forces)
+        self.set(model=model, head=head, device=device, dtype=dtype, skin=skin, trusted=trusted, forces=forces)
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change arguments of the constructor; returns what changed. Results are forgotten.
@@ -90,6 +92,7 @@ class Calculator(ASECalculator):
             if evaluator is None or changed.keys() - {"skin"}:
                 evaluator = load_evaluators(
                     _sources(given["model"]),
+                    head=given["head"],
                     device=given["device"],
                     dtype=given["dtype"],
                     trusted=given["trusted"],

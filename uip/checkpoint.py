@@ -5,6 +5,8 @@ A checkpoint is one torch file of tensors and plain containers:
     format "uip-checkpoint", schema_version, model ("chgnet"), settings (the config), state (weights), card (origin)
     coverage (elements and moments that the weights were trained for; absent if not recorded)
     calibration (`uip.models.uncertainty`: projection and record; only of a calibrated model)
+    head (its name; only of one of several heads)
+    heads (only of several, `uip.models.heads`: the last three of each, which the file itself then lacks)
     training (training state for `--resume`: optimiser, EMA, counters, config; only in last.ckpt)
 
 Files are replaced atomically.
@@ -26,11 +28,14 @@ from uip.importers.torch_files import read_tensors
 from uip.models.allscaip import AllScAIP, AllScAIPConfig
 from uip.models.card import Coverage, ModelCard
 from uip.models.chgnet import CHGNet, CHGNetConfig
+from uip.models.heads import Heads, one_head
 from uip.models.potential import Potential
 from uip.models.uncertainty import Calibration, CalibrationRecord
 from uip.schema import SCHEMA_VERSION
 
 FORMAT = "uip-checkpoint"
+HEADS_VERSION = 2
+"""Schema version of checkpoints of several heads, with which older readers refuse them."""
 MODELS: dict[str, tuple[type[Potential], type[Any]]] = {
     "chgnet": (CHGNet, CHGNetConfig),
     "allscaip": (AllScAIP, AllScAIPConfig),
@@ -39,7 +44,7 @@ FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".tar")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(model: Potential | Heads, path: Path | str, *, training: Mapping[str, Any] | None = None) -> None:
     """Write architecture, weights and card of `model` to `path`, replacing it at once or not at all.
 
     Args:
@@ -54,11 +59,11 @@ def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str
         "state": model.state_dict(),
         "card": asdict(model.card),
     }
-    if model.coverage is not None:
-        content["coverage"] = asdict(model.coverage)
-    if model.calibration is not None:
-        record = asdict(model.calibration.record)
-        content["calibration"] = {"projection": model.calibration.projection, "record": record}
+    if isinstance(model, Heads):
+        heads = {name: _own_entries(head) for name, head in model.heads.items()}
+        content |= {"schema_version": HEADS_VERSION, "heads": heads}
+    else:
+        content |= _own_entries(model)
     if training is not None:
         content["training"] = dict(training)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -70,6 +75,17 @@ def save_checkpoint(model: Potential, path: Path | str, *, training: Mapping[str
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _own_entries(model: Potential) -> dict[str, Any]:
+    """What a file says of one head, besides its weights."""
+    entries: dict[str, Any] = {"head": model.head} if model.head else {}
+    if model.coverage is not None:
+        entries["coverage"] = asdict(model.coverage)
+    if model.calibration is not None:
+        record = asdict(model.calibration.record)
+        entries["calibration"] = {"projection": model.calibration.projection, "record": record}
+    return entries
 
 
 def read_training(path: Path | str) -> dict[str, Any]:
@@ -85,16 +101,34 @@ def read_training(path: Path | str) -> dict[str, Any]:
     return {**content["training"], "state": content["state"]}
 
 
-def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Potential:
+def load_model(
+    source: str | Path, *, head: str | None = None, dtype: str = "float32", device: str = "cpu"
+) -> Potential:
     """The potential `source`, ready for inference: a published name, our checkpoint, or a published checkpoint file.
 
     Args:
+        head: of a checkpoint with several heads.
         dtype: as of `for_inference`.
 
     Raises:
-        ValueError: unknown name, dtype or device; unreadable file; a file that holds code.
+        ValueError: unknown name, head, dtype or device; several heads and no choice; unreadable file; a file that holds
+            code.
         FileNotFoundError: no such file, or published weights that are not installed.
     """
+    return one_head(load_heads(source, dtype=dtype, device=device), head, str(source))
+
+
+def head_names(source: str | Path) -> tuple[str, ...]:
+    """Names of the heads of a checkpoint that has several; none of other models."""
+    path = Path(source)
+    if path.suffix in (".pt", ".pt2") or not path.is_file():
+        return ()
+    content = read_tensors(path)
+    return tuple(content["heads"]) if isinstance(content, dict) and "heads" in content else ()
+
+
+def load_heads(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Potential | Heads:
+    """As `load_model`, with all heads of a checkpoint that has several."""
     if dtype != "bfloat16":
         parse_dtype(dtype)
     parse_device(device)
@@ -102,7 +136,9 @@ def load_model(source: str | Path, *, dtype: str = "float32", device: str = "cpu
     model = _load_file(published_file(name) if name in PUBLISHED else Path(source))
     if name in PUBLISHED:
         model.card = PUBLISHED[name].card
-    return for_inference(model, dtype=dtype, device=device)
+    for head in model.heads.values():
+        for_inference(head, dtype=dtype, device=device)
+    return model
 
 
 def for_inference(model: Potential, *, dtype: str, device: str) -> Potential:
@@ -123,7 +159,7 @@ def for_inference(model: Potential, *, dtype: str, device: str) -> Potential:
     return model.requires_grad_(False).eval()
 
 
-def _load_file(path: Path) -> Potential:
+def _load_file(path: Path) -> Potential | Heads:
     if not path.exists() and path.name == str(path) and path.suffix not in FILE_SUFFIXES:
         raise ValueError(f"unknown model '{path}', and no such file{suggestion(str(path), PUBLISHED)}")
     content = read_tensors(path)
@@ -134,18 +170,18 @@ def _load_file(path: Path) -> Potential:
     return _from_content(content, path)
 
 
-def _from_content(content: dict[str, Any], path: Path) -> Potential:
+def _from_content(content: dict[str, Any], path: Path) -> Potential | Heads:
     missing = [key for key in ("schema_version", "model", "settings", "state", "card") if key not in content]
     if missing:
         raise ValueError(f"{path} must have the entries of a checkpoint, but lacks {', '.join(missing)}; copy it again")
-    if content["schema_version"] > SCHEMA_VERSION:
+    newest = max(SCHEMA_VERSION, HEADS_VERSION)
+    if content["schema_version"] > newest:
         raise ValueError(
-            f"{path} was written with schema {content['schema_version']}, this build reads {SCHEMA_VERSION}; update uip"
+            f"{path} was written with schema {content['schema_version']}, this build reads {newest}; update uip"
         )
     if content["model"] not in MODELS:
         raise ValueError(f"{path} holds an unknown model '{content['model']}'{suggestion(content['model'], MODELS)}")
-    cls, config = MODELS[content["model"]]
-    model = cls(from_dict(config, content["settings"]))
+    model = _untrained(content)
     name, _ = next(model.named_parameters())
     if name in content["state"]:  # float64 weights must not be rounded
         model.to(dtype=content["state"][name].dtype)
@@ -153,12 +189,22 @@ def _from_content(content: dict[str, Any], path: Path) -> Potential:
         model.load_state_dict(content["state"])
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit the architecture it names: {error}") from error
-    model.card = from_dict(ModelCard, content["card"])
-    if "coverage" in content:
-        model.coverage = from_dict(Coverage, content["coverage"])
-    if "calibration" in content:
-        model.calibration = _calibration(content["calibration"], model.last_layer.in_features, path)
+    for head, potential in model.heads.items():
+        own = content["heads"][head] if isinstance(model, Heads) else content
+        if "coverage" in own:
+            potential.coverage = from_dict(Coverage, own["coverage"])
+        if "calibration" in own:
+            potential.calibration = _calibration(own["calibration"], potential.last_layer.in_features, path)
     return model
+
+
+def _untrained(content: dict[str, Any]) -> Potential | Heads:
+    """A model of the architecture in a checkpoint, with random weights."""
+    cls, config = MODELS[content["model"]]
+    model = cls(from_dict(config, content["settings"]))
+    model.card = from_dict(ModelCard, content["card"])
+    model.head = content.get("head", "")
+    return Heads.of(model, content["heads"]) if "heads" in content else model
 
 
 def _calibration(content: dict[str, Any], size: int, path: Path) -> Calibration:

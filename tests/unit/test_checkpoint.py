@@ -119,7 +119,7 @@ def rewritten(tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "was written with schema 99, this build reads 1; update uip"),
+        ({"schema_version": 99}, "was written with schema 99, this build reads 2; update uip"),
         ({"model": "chgent"}, "unknown model 'chgent'; did you mean 'chgnet'"),
         ({"state": {}}, "do not fit the architecture"),
         ({"settings": {"chanels": 3}}, "unknown key 'chanels'; did you mean 'channels'"),

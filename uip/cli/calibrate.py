@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from uip.cli.errors import errors, user_errors
-from uip.cli.options import AsJson, EnergyKey, check_output
+from uip.cli.options import AsJson, EnergyKey, Head, check_output
 from uip.cli.tables import print_reliability
 
 
@@ -16,6 +16,7 @@ def calibrate(
     model: Annotated[str, typer.Argument(help="A published name or a checkpoint.")],
     data: Annotated[Path, typer.Argument(help="Structures with energies, in any format that ASE reads.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint of the calibrated model.")],
+    head: Head = None,
     held_out: Annotated[float, typer.Option(help="Fraction of the structures for the factor.")] = 0.2,
     figure: Annotated[Path | None, typer.Option(help="Real against predicted errors (.png, .svg, .pdf).")] = None,
     energy_key: EnergyKey = "",
@@ -28,11 +29,12 @@ def calibrate(
     too small.
     """
     with user_errors():
-        from uip.checkpoint import load_model, save_checkpoint
+        from uip.checkpoint import load_heads, save_checkpoint
         from uip.inference.calibration import calibrate as find_calibration
         from uip.inference.calibration import quality_of
         from uip.inference.evaluator import PROGRAM_SUFFIXES
         from uip.inference.reliability import reliability_plot
+        from uip.models.heads import one_head
 
         check_output(output, (".ckpt",), force=force)
         check_output(figure, (".png", ".svg", ".pdf"), force=True)
@@ -41,13 +43,14 @@ def calibrate(
                 f"a model is calibrated before it is exported, but '{model}' is an exported file; give the checkpoint "
                 "or published name that it was exported from"
             )
-        potential = load_model(model, dtype="float64")  # weights must not be rounded when they are written again
+        every = load_heads(model, dtype="float64")  # weights must not be rounded when they are written again
+        potential = one_head(every, head, model)
         structures, energies = _labelled(data, potential, energy_key)
         found = find_calibration(potential, structures, energies, held_out=held_out)
         if potential.calibration is not None:
             _say(f"'{model}' was calibrated already; the new calibration replaces that one")
         potential.calibration = found.calibration
-        save_checkpoint(potential, output)
+        save_checkpoint(every, output)
         title = f"{potential.card.name} on {data.name}"
         record = found.calibration.record
         print_reliability(quality_of(record), f"{title}, {record.held_out} structures held out", as_json=as_json)

@@ -11,7 +11,7 @@ from rich.progress import Progress, track
 from typer.core import TyperGroup
 
 from uip.cli.errors import errors, user_errors
-from uip.cli.options import EnergyKey, ForcesKey, StressKey, check_output
+from uip.cli.options import EnergyKey, ForcesKey, Head, StressKey, check_output
 from uip.cli.tables import console, print_description
 
 
@@ -31,6 +31,7 @@ def describe(
     against: Annotated[
         str | None, typer.Option(help="A model whose predictions tell whether labels look inverted or in other units.")
     ] = None,
+    head: Head = None,
     energy_key: EnergyKey = "",
     forces_key: ForcesKey = "",
     stress_key: StressKey = "",
@@ -45,7 +46,7 @@ def describe(
         keys = LabelKeys(energy_key, forces_key, stress_key)
         found = description.describe(_labelled(file, keys))
         print_description(found, file.name)
-        for warning in label_warnings(found.summary) + (_model_warnings(file, keys, against) if against else []):
+        for warning in label_warnings(found.summary) + (_model_warnings(file, keys, against, head) if against else []):
             console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if plot is not None:
             description.histograms(found, plot, file.name)
@@ -99,11 +100,11 @@ def _labelled(source: Path, keys: Any) -> Any:
     return stored_structures(source, keys) if source.is_dir() else labelled_structures(source, keys)
 
 
-def _model_warnings(file: Path, keys: Any, model: str) -> list[str]:
+def _model_warnings(file: Path, keys: Any, model: str, head: str | None) -> list[str]:
     from uip.data.label_checks import warnings_against_model
     from uip.inference.evaluator import load_evaluator, predict
 
     frames = [(structure, labels) for _, structure, labels in _labelled(file, keys)]
-    predictions = predict(load_evaluator(model), (structure for structure, _ in frames))
+    predictions = predict(load_evaluator(model, head=head), (structure for structure, _ in frames))
     progress = track(predictions, "evaluating", len(frames), console=errors, transient=True)
     return warnings_against_model([labels for _, labels in frames], list(progress))

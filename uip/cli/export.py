@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from uip.cli.errors import ended_by_exception, errors, user_errors
-from uip.cli.options import check_output
+from uip.cli.options import Head, check_output
 from uip.cli.tables import console
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A published name or a checkpoint.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="model.pt2 (compiled) or model.pt (TorchScript).")],
+    head: Head = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda: where the program will run.")] = "cpu",
     recompute: Annotated[bool, typer.Option("--recompute", help="AllScAIP: a third of the memory, more time.")] = False,
@@ -35,7 +36,9 @@ def export(
 
         check_output(output, (".pt2", ".pt"), force=force)
         _check_target(target, structure, device, sign)
-        loaded = load_model(model, dtype="float64")  # constants are computed in it, and rounded only in the program
+        loaded = load_model(
+            model, head=head, dtype="float64"
+        )  # constants are computed in it, and rounded only in the program
         if structure is not None:
             _export_torchforce(loaded, output, structure, dtype)
             return

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from uip.cli.errors import errors, user_errors
-from uip.cli.options import Device, Dtype, Format, Models, Species, Trusted, species_of
+from uip.cli.options import Device, Dtype, Format, Head, Models, Species, Trusted, species_of
 
 PORT = 31415
 """The default of i-PI and of ASE."""
@@ -21,6 +21,7 @@ def ipi(
     unix: Annotated[str | None, typer.Option(help="Name of a Unix socket: <address> of i-PI with mode='unix'.")] = None,
     host: Annotated[str, typer.Option(help="With mode='inet': the computer that runs i-PI.")] = "localhost",
     port: Annotated[int, typer.Option(help="With mode='inet': <port> of i-PI.")] = PORT,
+    head: Head = None,
     device: Device = None,
     dtype: Dtype = None,
     kind: Format = None,
@@ -36,7 +37,7 @@ def ipi(
         from uip.data.read import read_atoms
 
         atoms = next(iter(read_atoms(structure, kind=kind, index="0", species=species_of(species))))
-        atoms.calc = Calculator(model, device=device, dtype=dtype, trusted=trusted)
+        atoms.calc = Calculator(model, head=head, device=device, dtype=dtype, trusted=trusted)
         with errors.status("waiting for i-PI") as status:
             count = serve(
                 atoms, unix=unix, host=host, port=port, report=lambda step: status.update(f"{step} evaluations")

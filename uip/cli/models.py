@@ -22,7 +22,7 @@ def models(
 ) -> None:
     """List the published potentials, or print the card of one model: origin, elements, cutoffs, what it predicts."""
     with user_errors():
-        found = published_rows() if model is None else model_card(model, trusted)
+        found = published_rows() if model is None else model_cards(model, trusted)
         if as_json:
             typer.echo(json.dumps(found, indent=2))
             return
@@ -57,18 +57,27 @@ def published_rows() -> list[dict[str, Any]]:
     ]
 
 
-def model_card(source: str, trusted: Any = None) -> dict[str, Any]:
+def model_cards(source: str, trusted: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
+    """The card of a model, or those of its heads; raises as `load_evaluator`."""
+    from uip.checkpoint import head_names
+
+    heads = head_names(source)
+    return [model_card(source, trusted, head) for head in heads] if heads else model_card(source, trusted)
+
+
+def model_card(source: str, trusted: Any = None, head: str | None = None) -> dict[str, Any]:
     """The card of a model, with what its file says of the program; raises as `load_evaluator`."""
     from ase.data import chemical_symbols
 
     from uip.inference.evaluator import load_evaluator
     from uip.inference.origin import checksum
 
-    evaluator = load_evaluator(source, trusted=trusted)
+    evaluator = load_evaluator(source, head=head, trusted=trusted)
     potential = evaluator.potential
     architecture, conservative, parameters = _architecture(potential)
     return {
         "name": potential.card.name,
+        "head": potential.head,
         "architecture": architecture,
         "theory": potential.card.theory,
         "licence": potential.card.licence,

@@ -10,6 +10,7 @@ import typer
 Models = Annotated[
     list[str], typer.Option("--model", "-m", help="A name, a checkpoint or an exported file; several: a committee.")
 ]
+Head = Annotated[str | None, typer.Option(help="Level of theory, of a checkpoint with several heads.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, or bfloat16 (AllScAIP).")]
 Trusted = Annotated[

@@ -17,6 +17,7 @@ from uip.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
+    Head,
     Models,
     Species,
     StressKey,
@@ -36,6 +37,7 @@ def predict(
     ],
     model: Models = ["chgnet-0.3.0"],  # noqa: B006, typer copies it
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an extxyz file with results.")] = None,
+    head: Head = None,
     device: Device = None,
     dtype: Dtype = None,
     kind: Format = None,
@@ -60,7 +62,7 @@ def predict(
         check_other_file(output, files)
         if ranks is not None and "-" in files:
             raise ValueError("standard input reaches one rank only; name a file")
-        evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
+        evaluator = load_evaluators(model, head=head, device=device, dtype=dtype, trusted=trusted)
         results = predict_stream(evaluator, frames_of(files, kind, species_of(species)), ranks=ranks)
         first = ranks is None or ranks.rank == 0
         # what fails on one rank must end all of them, and --debug shows the traceback
@@ -128,6 +130,7 @@ def evaluate(
     uncertainty_plot: Annotated[
         Path | None, typer.Option(help="Of a calibrated model: real against predicted errors (.png, .svg, .pdf).")
     ] = None,
+    head: Head = None,
     device: Device = None,
     dtype: Dtype = None,
     trusted: Trusted = None,
@@ -148,7 +151,7 @@ def evaluate(
 
         for figure in (plot, uncertainty_plot):
             check_output(figure, (".png", ".svg", ".pdf"), force=True)
-        evaluator = load_evaluator(model, device=device, dtype=dtype, trusted=trusted)
+        evaluator = load_evaluator(model, head=head, device=device, dtype=dtype, trusted=trusted)
         if uncertainty_plot is not None and "energy_uncertainty" not in evaluator.properties:
             raise ValueError(
                 f"`--uncertainty-plot` needs a calibrated model, but '{evaluator.name}' has no uncertainties; run "

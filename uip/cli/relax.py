@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from uip.cli.errors import errors, user_errors
-from uip.cli.options import AsJson, Device, Dtype, Format, Models, Species, Trusted, check_output, species_of
+from uip.cli.options import AsJson, Device, Dtype, Format, Head, Models, Species, Trusted, check_output, species_of
 from uip.cli.output import GrowingFile, check_other_file
 from uip.cli.tables import print_relaxed
 
@@ -28,6 +28,7 @@ def relax(
     steps: Annotated[int, typer.Option(help="Largest number of steps.")] = 500,
     optimizer: Annotated[str, typer.Option(help="fire, or lbfgs: often fewer steps.")] = "fire",
     pressure: Annotated[float, typer.Option(help="With --cell: external pressure, GPa.")] = 0.0,
+    head: Head = None,
     device: Device = None,
     dtype: Dtype = None,
     kind: Format = None,
@@ -49,7 +50,7 @@ def relax(
         check_arguments(**settings)  # type: ignore[arg-type]
         check_output(output, (".xyz", ".extxyz"), force=force)
         check_other_file(output, files)
-        calculator = Calculator(model, device=device, dtype=dtype, trusted=trusted)
+        calculator = Calculator(model, head=head, device=device, dtype=dtype, trusted=trusted)
         written = GrowingFile(output)
         rows, bad = _collect(_relaxed(files, kind, species_of(species), calculator, settings), written)
         if rows or as_json:

@@ -10,7 +10,7 @@ import typer
 from rich.progress import track
 
 from uip.cli.errors import errors, user_errors
-from uip.cli.options import AsJson, Device, Dtype, Format, Models, Species, Trusted, check_output, species_of
+from uip.cli.options import AsJson, Device, Dtype, Format, Head, Models, Species, Trusted, check_output, species_of
 from uip.cli.output import check_other_file
 from uip.cli.predict import frames_of
 from uip.cli.tables import print_selected
@@ -25,6 +25,7 @@ def select(
     model: Models = ["chgnet-0.3.0"],  # noqa: B006, typer copies it
     smallest: Annotated[float, typer.Option("--min", help="Smallest score to select, eV/A or eV/atom.")] = 0.0,
     largest: Annotated[float, typer.Option("--max", help="Largest score to select, eV/A or eV/atom.")] = float("inf"),
+    head: Head = None,
     device: Device = None,
     dtype: Dtype = None,
     kind: Format = None,
@@ -45,7 +46,7 @@ def select(
 
         check_output(output, (".xyz", ".extxyz"), force=force)
         check_other_file(output, files)
-        evaluator = load_evaluators(model, device=device, dtype=dtype, trusted=trusted)
+        evaluator = load_evaluators(model, head=head, device=device, dtype=dtype, trusted=trusted)
         frames = track(frames_of(files, kind, species_of(species)), "evaluating", console=errors, transient=True)
         found = select_frames(evaluator, frames, count, smallest=smallest, largest=largest)
         for message in found.failures:

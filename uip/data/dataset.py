@@ -229,7 +229,7 @@ class Dataset:
     def __getitem__(self, number: int) -> Sample:
         store, k = self._locate(number)
         sample = self.stores[store][k]
-        if len(set(self.sets)) < 2:
+        if not any(self.sets):
             return sample
         energy = sample.targets.energy + self._shift(store, sample.graph.atomic_numbers)
         targets = replace(sample.targets, energy=energy)
@@ -247,6 +247,10 @@ class Dataset:
         if name != "energy" or not self.shifts:
             return value
         return value + self._shift(store, self.read("atomic_numbers", number))
+
+    def set_numbers(self, numbers: Integers) -> Integers:
+        """Number of the set of each of these samples."""
+        return np.array(self.sets, dtype=np.int64)[np.searchsorted(self.ends, self.chosen[numbers], side="right")]
 
     def subset(self, numbers: Integers) -> Dataset:
         """The samples with these numbers."""

@@ -24,6 +24,7 @@ from uip.graph.neighbors import NeighborList
 from uip.graph.structure import Structure
 from uip.inference.fork import survive_fork
 from uip.inference.uncertainty import UNCERTAINTIES
+from uip.models.heads import one_head
 from uip.models.potential import VECTORS, Evaluable, Potential
 from uip.models.readout import assemble_outputs, run_energies, run_model
 from uip.program.reader import Program, load_program
@@ -120,6 +121,7 @@ def check_finite(outputs: Outputs, name: str) -> Outputs:
 def load_evaluator(
     source: str | Path | Potential,
     *,
+    head: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     trusted: str | Path | None = None,
@@ -128,6 +130,7 @@ def load_evaluator(
     """A published name, a checkpoint, an exported program or a model, as an `Evaluator`.
 
     Args:
+        head: level of theory, of a checkpoint with several heads.
         device: "cpu", "cuda", ... or "auto"; None: the CPU, or the device of a program.
         dtype: "float32", "float64", "bfloat16" (`uip.checkpoint.for_inference`) or torch's own; None: float32, or that
             of a model or a program.
@@ -143,16 +146,17 @@ def load_evaluator(
                 "together with their gradient; use a published name, a checkpoint or a model"
             )
         program = load_program(source, device_index=_index(device), trusted=trusted)
-        return _from_program(program, device, dtype)
+        return _from_program(program, head, device, dtype)
     if trusted is not None:
         raise ValueError(
             f"`trusted` needs a file written by 'uip export', which can be signed, got {_described(source)}; leave "
             "`trusted` out: reading a checkpoint runs no code"
         )
     if isinstance(source, Potential):
-        model = for_inference(deepcopy(source), dtype=dtype or source.precision, device=device or "cpu")
+        chosen = one_head(source, head, source.card.name)
+        model = for_inference(deepcopy(chosen), dtype=dtype or source.precision, device=device or "cpu")
     else:
-        model = load_model(source, dtype=dtype or "float32", device=device or "cpu")
+        model = load_model(source, head=head, dtype=dtype or "float32", device=device or "cpu")
     return Evaluator(model, partial(run_model if forces else run_energies, model), forces)
 
 
@@ -164,9 +168,10 @@ def _index(device: str | None) -> int:
     return 0 if device is None else parse_device(device).index or 0
 
 
-def _from_program(program: Program, device: str | None, dtype: str | None) -> Evaluator:
-    """A program keeps the dtype and the kind of device that it was exported for."""
+def _from_program(program: Program, head: str | None, device: str | None, dtype: str | None) -> Evaluator:
+    """A program keeps the head, the dtype and the kind of device that it was exported for."""
     for what, asked, has in (
+        ("head", head, program.head or "a model with one, without a name"),
         ("dtype", dtype, program.precision),
         ("device", device and parse_device(device).type, program.device.type),
     ):

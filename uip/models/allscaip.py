@@ -189,6 +189,7 @@ class AllScAIP(Potential):
     """Energies of atoms; formulas: module docstring."""
 
     name = "allscaip"
+    readouts = ("energy", "force")
     activation_budget = 6e9
     bfloat16_products = False
     soft: SoftNearest

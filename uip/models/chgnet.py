@@ -163,6 +163,7 @@ class CHGNet(Potential):
     name = "chgnet"
     inputs = ("atomic_numbers", "graph_index", "edge_index", "edge_vec", "bond_index", "reverse_bond", "angle_index")
     outputs = ("energy", "forces", "stress", "magmoms")
+    readouts = ("magmom", "readout_norm", "readout", "direct")
 
     def __init__(self, config: CHGNetConfig) -> None:
         super().__init__()

@@ -39,6 +39,10 @@ class Evaluable(Protocol):
     def card(self) -> ModelCard: ...
 
     @property
+    def head(self) -> str:
+        """Level of theory, of one of several heads; empty for others."""
+
+    @property
     def cutoff(self) -> float:
         """A; edges are shorter."""
 
@@ -87,6 +91,10 @@ class Potential(nn.Module):
     name: str
     """The architecture."""
     config: Any
+    readouts: tuple[str, ...]
+    """Names of the modules that are not shared with other heads (`uip.models.heads`)."""
+    head: str = ""
+    """Level of theory, of one of several heads."""
     card: ModelCard
     reference_energy: Tensor
     """Energy of each element, eV."""
@@ -172,6 +180,11 @@ class Potential(nn.Module):
     def needs_positions(self) -> bool:
         """Whether the energy depends on positions not only through edge vectors; such a model also takes `strain`."""
         return "positions" in self.inputs
+
+    @property
+    def heads(self) -> dict[str, Potential]:
+        """This model as its only head; see `uip.models.heads.Heads`."""
+        return {self.head: self}
 
     def pack(self) -> None:
         """Prepare copies of weights that inference reads, before a program is traced; by default there are none."""

@@ -17,7 +17,7 @@ from uip.config import suggestion
 
 IMPLEMENTATIONS = {
     "native": ("embed", "skin", "name", "scale_parameter", "trusted"),
-    "python": ("device", "dtype", "skin", "name", "trusted"),
+    "python": ("head", "device", "dtype", "skin", "name", "trusted"),
 }
 """With the arguments that each takes beside those of `addForces`."""
 CHECKPOINTS = (".ckpt", ".pth", ".tar")

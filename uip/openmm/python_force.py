@@ -37,7 +37,9 @@ class PythonPotential:
 
     def _load(self, model: Path | str, trusted: Path | str | None = None) -> None:
         s = self.settings
-        self.evaluator: Evaluator = load_evaluator(model, device=s["device"], dtype=s["dtype"], trusted=trusted)
+        self.evaluator: Evaluator = load_evaluator(
+            model, head=s.get("head"), device=s["device"], dtype=s["dtype"], trusted=trusted
+        )
         check_charge_and_spin_of(self.name, self.evaluator, s["charge"], s["spin"])
         self.evaluator.check_elements(self.atomic_numbers)
         self.neighbors = self.evaluator.neighbor_list(skin=s["skin"])
@@ -93,6 +95,7 @@ def create_python_force(
     particles: Sequence[int] | None = None,
     charge: int = 0,
     spin: int = 1,
+    head: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     skin: float = 0.5,
@@ -104,7 +107,7 @@ def create_python_force(
 
     Args:
         model: also a published name or a checkpoint, which are evaluated eagerly.
-        device, dtype, trusted: as for `uip.Calculator`.
+        head, device, dtype, trusted: as for `uip.Calculator`.
 
     Raises:
         ValueError, FileNotFoundError: see `uip.inference.evaluator.load_evaluator`.
@@ -116,6 +119,7 @@ def create_python_force(
         periodic=periodic,
         charge=charge,
         spin=spin,
+        head=head,
         device=device,
         dtype=dtype,
         skin=skin,

@@ -50,6 +50,11 @@ class Program:
     """`torch.classes.uip.Model`."""
 
     @property
+    def head(self) -> str:
+        """As of `Potential.head`; files of earlier versions name none."""
+        return str(self.metadata.get("head", ""))
+
+    @property
     def program_outputs(self) -> tuple[str, ...]:
         """As of `Potential.program_outputs`."""
         return self.outputs

@@ -139,6 +139,7 @@ def _record(exact: Potential, ready: Potential, *, native: bool, compiled: bool)
         "schema_version": SCHEMA_VERSION,
         "model": exact.name,
         "name": card.name,
+        "head": exact.head,
         "torch_version": str(torch.__version__),
         "dtype": str(ready.dtype).removeprefix("torch."),
         "precision": ready.precision,

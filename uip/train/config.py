@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uip.config import existing_file, from_dict
-from uip.train.data_sets import MAIN, LabelConventions, SetConfig, set_configs
+from uip.train.data_sets import MAIN, LabelConventions, SetConfig, check_heads, set_configs
 from uip.train.loss import LossConfig
 from uip.train.optim import OptimConfig
 from uip.train.overrides import with_overrides
@@ -33,6 +33,12 @@ class ModelConfig:
     """The architecture: "chgnet" or "allscaip"; empty: that of `init_from`, or chgnet."""
     init_from: str = ""
     """A published name or a checkpoint to fine-tune; empty: random weights."""
+    heads: tuple[str, ...] = ()
+    """Names of the heads of a model with several (levels of theory): ["pbe", "r2scan"]. Each data set names the head
+    that it trains."""
+    init_head: str = ""
+    """The head of `init_from` to start from, if it has several. With `heads` it may be left out: heads then start from
+    those of the same names."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """Changes to the defaults of CHGNetConfig or AllScAIPConfig; with `init_from`, only `readout` can be changed."""
     trainable: tuple[str, ...] = ("*",)
@@ -54,6 +60,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.lora_rank < 0:
             raise ValueError(f"'model.lora_rank' must be at least 1, or 0 for none, got {self.lora_rank}")
+        if not all(isinstance(name, str) for name in self.heads):
+            raise ValueError(f"'model.heads' must be a list of names, got {list(self.heads)}")
+        if len(self.heads) == 1:
+            raise ValueError(f"'model.heads' must have two names or more, got only {self.heads[0]!r}; leave it out")
+        for name in self.heads:
+            if self.heads.count(name) > 1:
+                raise ValueError(f"'model.heads' must have different names, but {name!r} is there twice")
+        if self.init_head and not self.init_from:
+            raise ValueError("'model.init_head' is a head of 'model.init_from', which is empty; leave it out")
         if not self.lora_rank and self.lora_layers != ("*",):
             raise ValueError("'model.lora_layers' needs 'model.lora_rank', which is 0; set it, for example to 8")
         if self.lora_rank and not self.init_from:
@@ -78,6 +93,8 @@ class DataConfig(LabelConventions):
     """Files or data stores for validation; empty: a part of the training structures."""
     test: tuple[str, ...] = ()
     """Files or data stores on which the best potential is tested at the end of the run."""
+    head: str = ""
+    """Head (level of theory) that these labels train, one of `model.heads`; empty: the first."""
     sets: dict[str, SetConfig] = field(default_factory=dict)
     """Further data sets, each a table [data.sets.NAME] of its own."""
     validation_fraction: float = 0.05
@@ -225,6 +242,13 @@ class TrainConfig:
             raise ValueError(
                 "'optim.optimizer' must be 'adamw' with 'model.lora_rank', got 'muon': it is for whole matrices"
             )
+        check_heads(self.model.heads, self.data.by_name, self.head_of_set)
+
+    @property
+    def head_of_set(self) -> tuple[str, ...]:
+        """Name of the head of each data set; empty if the model has one."""
+        default = self.model.heads[0] if self.model.heads else ""
+        return tuple(choice.head or default for choice in self.data.by_name.values())
 
     def values(self) -> dict[str, Any]:
         """The settings as plain containers, for checkpoints."""
@@ -257,6 +281,9 @@ ADJUSTABLE = {
 }
 """Settings that affect results and may nevertheless change when a run is resumed; the change is logged."""
 
+FILES = ("train", "validation", "test")
+"""Settings of a data set that are files."""
+
 PATHS = {"data.train", "data.validation"}
 """Paths, which may differ between machines and when a run is resumed; the structures must be the same. So may those of
 other data sets."""
@@ -284,11 +311,11 @@ def make_config(values: dict[str, Any], folder: Path = Path()) -> TrainConfig:
     """A config from plain values; paths are relative to `folder`."""
     values = rename_old_keys(values, warn=True)
     data = dict(values.get("data", {}))
-    data |= file_lists(data, ("train", "validation", "test"), folder)
+    data |= file_lists(data, FILES, folder)
     sets = data.get("sets", {})
     if isinstance(sets, dict):
         sets = {
-            name: {**table, **file_lists(table, ("train", "validation"), folder)} if isinstance(table, dict) else table
+            name: {**table, **file_lists(table, FILES, folder)} if isinstance(table, dict) else table
             for name, table in sets.items()
         }
     data["sets"] = set_configs(sets)
@@ -361,7 +388,12 @@ def fixed_settings(values: dict[str, Any]) -> dict[str, Any]:
     tables = {**values, **{f"data.sets.{name}": settings for name, settings in sets.items()}}
     flat = {f"{table}.{key}": value for table, settings in tables.items() for key, value in settings.items()}
     flat.pop("data.sets", None)
-    return {key: value for key, value in sorted(flat.items()) if key not in CHANGEABLE}
+    return {key: value for key, value in sorted(flat.items()) if not is_changeable(key)}
+
+
+def is_changeable(name: str) -> bool:
+    """Whether a setting is one of `CHANGEABLE`, or the same of another data set."""
+    return name in CHANGEABLE or (name.startswith("data.sets.") and name.endswith(".test"))
 
 
 Changes = dict[str, tuple[Any, Any]]
@@ -373,7 +405,8 @@ def changes(config: TrainConfig, saved: dict[str, Any]) -> Changes:
 
     A setting that is missing in the checkpoint has its default value.
     """
-    defaults = fixed_settings(TrainConfig(DataConfig(train=config.data.train)).values())
+    sets = {name: SetConfig() for name in config.data.sets}
+    defaults = fixed_settings(TrainConfig(DataConfig(train=config.data.train, sets=sets)).values())
     ours, theirs = fixed_settings(config.values()), {**defaults, **fixed_settings(rename_old_keys(saved, warn=False))}
     found = {key: (theirs.get(key), ours.get(key)) for key in sorted(ours.keys() | theirs.keys())}
     return {key: (old, new) for key, (old, new) in found.items() if old != new}

@@ -2,16 +2,18 @@
 
 All of them train one model, which has one zero of energy: that of the main set. Energies of another set may have
 another zero, as of another code or other pseudopotentials; they are moved to that of the model by an energy per atom of
-each element (`uip/train/references.py`).
+each element (`uip/train/references.py`). Of a model with several heads, each set trains one of them, which has the zero
+of the first of its sets.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from uip.config import from_dict
+from uip.config import from_dict, suggestion
 from uip.data.labels import LabelKeys
 from uip.units import EV_PER_A3_TO_GPA
 
@@ -25,12 +27,14 @@ REFERENCES = ("fit", "keep")
 class LabelConventions:
     """Names, unit and sign of the labels of a data set; a base of dataclasses with these settings."""
 
+    head: str
     energy_key: str
     forces_key: str
     stress_key: str
     stress_unit: str
     stress_sign: str
     reference: str
+    reference_energies: dict[str, float]
 
     def check_conventions(self, table: str) -> None:
         """Raises ValueError for an unknown unit, sign or reference in the settings `table`."""
@@ -64,6 +68,10 @@ class SetConfig(LabelConventions):
     """Files of labelled structures or data stores, relative to the TOML file."""
     validation: tuple[str, ...] = ()
     """Files or data stores for validation; empty: a part of these structures, as in [data]."""
+    test: tuple[str, ...] = ()
+    """As `data.test`, of this set."""
+    head: str = ""
+    """Head (level of theory) that these labels train, one of `model.heads`; empty: the first."""
     structures: int = 0
     """Largest number of structures, drawn at random, with those for validation; 0: all. For a large set, give a data
     store: of files, graphs of all structures are built."""
@@ -71,7 +79,9 @@ class SetConfig(LabelConventions):
     """Weight of each label of this set in the loss; labels of `data.train` have 1."""
     reference: str = "fit"
     """Zero of the energies: "keep": that of `model.init_from`, as of structures of its own training set; "fit": another
-    one, which is fitted to the residuals of the model."""
+    one, which is fitted to the residuals of the model. Of the first set of a head it is the zero of the head."""
+    reference_energies: dict[str, float] = field(default_factory=dict)
+    """As `data.reference_energies`, of the first set of a head."""
     energy_key: str = ""
     """As in [data]; so are the next four."""
     forces_key: str = ""
@@ -112,3 +122,24 @@ def _set_config(name: str, table: Any) -> SetConfig:
     if found.structures < 0:
         raise ValueError(f"'{where}.structures' must not be negative, got {found.structures}")
     return found
+
+
+def check_heads(heads: Sequence[str], sets: Mapping[str, LabelConventions], head_of_set: Sequence[str]) -> None:
+    """Raises ValueError if data sets, each with its head, do not fit the heads of the model."""
+    for number, (name, choice) in enumerate(sets.items()):
+        table = "data" if name == MAIN else f"data.sets.{name}"
+        if choice.head and choice.head not in heads:
+            raise ValueError(
+                f"'{table}.head' must be one of 'model.heads', got {choice.head!r}{suggestion(choice.head, heads)}"
+            )
+        first = head_of_set.index(head_of_set[number])
+        if choice.reference_energies and first != number:
+            raise ValueError(
+                f"'{table}.reference_energies' must be in the first set of their head, '{list(sets)[first]}'; move them"
+            )
+    for head in heads:
+        if head not in head_of_set:
+            raise ValueError(
+                f"each of 'model.heads' must be the 'head' of a data set, but no set trains {head!r}; add "
+                f'head = "{head}" to a table [data.sets.NAME], or remove it'
+            )

@@ -23,34 +23,33 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from uip.checkpoint import load_model, parse_dtype, save_checkpoint
+from uip.checkpoint import load_heads, parse_dtype, save_checkpoint
 from uip.data.augment import random_rotation, rotated
 from uip.data.dataset import Dataset
-from uip.data.label_checks import duplicate_warnings, label_warnings, summarise
 from uip.data.prefetch import prefetch
-from uip.data.sampler import assign_to_ranks, cost_model, epoch_batches, micro_batches
+from uip.data.sampler import assign_to_ranks, cost_model, epoch_batches
 from uip.data.samples import Sample
 from uip.schema import Floats, Integers
 from uip.train.best import DISK_FULL_ADVICE, save_best
 from uip.train.config import Changes, TrainConfig, fixed_settings, is_path
 from uip.train.distributed import Ranks
 from uip.train.gradient_sum import GradientSum
+from uip.train.heads import portions
 from uip.train.metrics import Line, Log
 from uip.train.record import write_record
 from uip.train.references import set_references
 from uip.train.scale import set_scale
 from uip.train.setup import (
-    check_direct,
-    coverage_of,
-    element_warnings,
+    data_warnings,
     explain_write_errors,
     initial_model,
     open_data,
-    open_files,
+    open_test,
     prepare_folder,
     run_device,
+    set_coverage,
 )
 from uip.train.signals import StoppedError, StopRequest, stop_requests
 from uip.train.state import State, ema_weights, initial_state, resume_from, save_state, weights_digest
@@ -92,9 +91,8 @@ def train(
     model = initial_model(config)
     prepare_folder(folder, ranks, resume=resume)
     training, validation = open_data(config, model)
-    test = open_files(config, model, config.data.test)
-    check_direct(config, model, training)
-    model.coverage = coverage_of(config, model, training)
+    test = open_test(config, model)
+    set_coverage(config, model, training)
     going_on = resume and (folder / "last.ckpt").exists()
     shifts: tuple[Tensor, ...] = ()
     if not going_on:
@@ -107,12 +105,12 @@ def train(
         changed = resume_from(state, config, folder / "last.ckpt")
     elif resume:
         report(f"no checkpoint in {folder}: a new run starts")
-    training, validation = training.shifted(state.shifts), validation.shifted(state.shifts)
+    training, validation, test = (data.shifted(state.shifts) for data in (training, validation, test))
     check_ranks(config, state, ranks)
     if ranks.is_first:
         with explain_write_errors(folder, DISK_FULL_ADVICE):
             write_record(config, validation)
-    report_start(state, training, validation, test, report)
+    report_start(config, state, training, validation, test, report)
     track = partial(trackers, config.run, folder, config.values())
     log = Log(folder, keep=state.lines, track=track) if ranks.is_first else None
     log_changes(log, state, changed, report)
@@ -137,15 +135,19 @@ def check_ranks(config: TrainConfig, state: State, ranks: Ranks) -> None:
 
 
 def report_start(
-    state: State, training: Dataset, validation: Dataset, test: Dataset, report: Callable[[str], None]
+    config: TrainConfig,
+    state: State,
+    training: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    report: Callable[[str], None],
 ) -> None:
     """Sizes, and warnings about the data."""
     report(
         f"{len(training)} training structures, {len(validation)} validation structures, "
         f"{sum(p.numel() for _, p in state.parameters)} trainable weights, starting at step {state.step}"
     )
-    warnings = label_warnings(summarise(training)) + duplicate_warnings(training, validation)
-    for warning in warnings + element_warnings(state.model, {"validation": validation, "test": test}):
+    for warning in data_warnings(config, state.model, training, validation, test):
         report(f"warning: {warning}")
 
 
@@ -164,7 +166,7 @@ def run_epochs(
     costs = cost_model(state.model.name)(training)
     size, run = config.data.batch_size, config.run
     plan = Plan.of(config, training, costs)
-    gradients = GradientSum([parameter for _, parameter in state.parameters], ranks)
+    gradients = GradientSum([parameter for _, parameter in gradient_order(state)], ranks)
     began = time.monotonic() - state.seconds
     for epoch in range(state.epoch, run.epochs):
         if is_stale(config, state):
@@ -195,6 +197,12 @@ def run_epochs(
             return
 
 
+def gradient_order(state: State) -> list[tuple[str, nn.Parameter]]:
+    """Trained weights, those of single heads first, so that they are in the last bucket: it waits for the end of the
+    step, since the last micro-batch has gradients of one head only."""
+    return sorted(state.parameters, key=lambda item: item[0].partition(".")[0] not in state.model.heads)
+
+
 def is_stale(config: TrainConfig, state: State) -> bool:
     """Whether early stopping ends the run."""
     return 0 < config.run.patience <= state.stale
@@ -206,8 +214,8 @@ def finish_run(
     """Log the errors of best.ckpt on the test set, if there is one and the run has ended."""
     if not len(data) or (state.epoch < config.run.epochs and not is_stale(config, state)):
         return
-    path, device = Path(config.run.folder) / "best.ckpt", str(state.model.reference_energy.device)
-    errors = validate(config, load_model(path, dtype=config.run.dtype, device=device), data, ranks)
+    path, device = Path(config.run.folder) / "best.ckpt", str(state.model.device)
+    errors = validate(config, load_heads(path, dtype=config.run.dtype, device=device), data, ranks)
     write_log(log, state, {**errors, "kind": "test"})
     report("test: " + format_errors(errors))
 
@@ -216,7 +224,7 @@ def rank_samples(
     config: TrainConfig, state: State, data: Dataset, batches: list[Integers], costs: Floats, ranks: Ranks
 ) -> Iterator[list[Sample]]:
     """This rank's part of each batch, in micro-batches; prepared while the model computes the previous batch."""
-    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
+    device, real = state.model.device, parse_dtype(config.run.dtype)
     augment, workers = config.data.augments(state.model.name), config.data.workers
     pin = device.type == "cuda"
 
@@ -225,7 +233,7 @@ def rank_samples(
 
     def make(batch: Integers, epoch: int) -> list[Sample]:
         mine = batch[assign_to_ranks(costs[batch], ranks.size)[ranks.rank]]
-        parts = micro_batches(mine, costs, config.data.max_cost)
+        parts = portions(config, data, mine, costs, config.data.max_cost)
         samples = [data.batch(part, partial(augmented, epoch=epoch)).to(dtype=real) for part in parts]
         return pinned(samples) if pin and not workers else samples  # CUDA must not be used in a forked process
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from uip.models.heads import Heads
+from uip.models.potential import Potential
+from uip.train.optim import is_chosen
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class LowRank:
 
 
 def low_rank_matrices(
-    model: nn.Module, patterns: Iterable[str], others: Iterable[str], rank: int
+    model: Potential | Heads, patterns: Iterable[str], others: Iterable[str], rank: int
 ) -> dict[str, nn.Parameter]:
     """Matrices of the linear layers whose names match one of `patterns`, and which are smaller as A and B.
 
@@ -94,15 +97,14 @@ def low_rank_matrices(
     weights = dict(model.named_parameters())
     layers = {name: weights[f"{name}.weight"] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in layers):
+        if not any(is_chosen(name, [pattern], model.heads) for name in layers):
             raise ValueError(
                 f"'model.lora_layers' must name linear layers, but {pattern!r} matches none of: {', '.join(layers)}"
             )
     chosen = {
         f"{name}.weight": weight
         for name, weight in layers.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-        and not any(fnmatchcase(f"{name}.weight", pattern) for pattern in others)
+        if is_chosen(name, patterns, model.heads) and not is_chosen(f"{name}.weight", others, model.heads)
     }
     smaller = {name: weight for name, weight in chosen.items() if rank * sum(weight.shape) < weight.numel()}
     if not smaller:

@@ -133,21 +133,24 @@ def scales(weights: dict[str, float], counts: Tensor) -> Tensor:
     return weight / torch.where(counts > 0, counts, torch.inf).cpu()
 
 
-def absolute_errors(parts: dict[str, Tensor]) -> Tensor:
+def absolute_errors(parts: dict[str, Tensor], targets: Targets) -> Tensor:
     """Sums of |residual| by property, for the MAE over several batches; see `error_sums`."""
-    return error_sums(parts, torch.abs)
+    return error_sums(parts, targets, torch.abs)
 
 
-def squared_errors(parts: dict[str, Tensor]) -> Tensor:
+def squared_errors(parts: dict[str, Tensor], targets: Targets) -> Tensor:
     """Sums of residual^2 by property, for the RMSE over several batches; see `error_sums`."""
-    return error_sums(parts, torch.square)
+    return error_sums(parts, targets, torch.square)
 
 
-def error_sums(parts: dict[str, Tensor], size: Callable[[Tensor], Tensor]) -> Tensor:
+def error_sums(parts: dict[str, Tensor], targets: Targets, size: Callable[[Tensor], Tensor]) -> Tensor:
     """Sums of `size` of each residual by property, (4,) float64 on the device of the model.
 
-    NaN for properties that the model does not predict.
+    NaN for properties that have labels, but that the model does not predict.
     """
-    unknown = parts["energy"].new_tensor(torch.nan)
-    sums = [size(parts[name].detach()).sum() if name in parts else unknown for name in LOSS_TERMS]
+    nothing = torch.where(count_labels(targets) > 0, torch.nan, 0.0)
+    sums = [
+        size(parts[name].detach()).sum() if name in parts else none
+        for name, none in zip(LOSS_TERMS, nothing, strict=True)
+    ]
     return torch.stack([value.double() for value in sums])

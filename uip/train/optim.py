@@ -11,7 +11,7 @@ The rate is reduced each time the validation loss has not been lower for `platea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uip.models.heads import Heads, without_head
+from uip.models.potential import Potential
 from uip.train.muon import Muon, hidden_matrices
 
 OPTIMIZERS = ("adamw", "muon")
@@ -80,8 +82,13 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int, batch_size: in
     return rate * (config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
-    """Make the parameters trainable whose names match one of `patterns` (shell style), and freeze the others.
+def is_chosen(name: str, patterns: Iterable[str], heads: Collection[str] = ()) -> bool:
+    """Whether the name of a weight matches one of `patterns` (shell style), with its head or without."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns for text in {name, without_head(name, heads)})
+
+
+def select_trainable(model: Potential | Heads, patterns: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+    """Make the parameters trainable whose names match one of `patterns`, as of `is_chosen`, and freeze the others.
 
     Raises:
         ValueError: a pattern without a match.
@@ -89,13 +96,13 @@ def select_trainable(model: nn.Module, patterns: Iterable[str]) -> list[tuple[st
     patterns = tuple(patterns)
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(is_chosen(name, [pattern], model.heads) for name in names):
             parts = ", ".join(sorted({name.split(".")[0] for name in names}))
             raise ValueError(
                 f"'model.trainable' must name parts of the model, but {pattern!r} matches none of: {parts}"
             )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+        parameter.requires_grad_(is_chosen(name, patterns, model.heads))
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 

@@ -60,7 +60,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             validation=absolute(data.validation),
             test=absolute(data.test),
             sets={
-                name: replace(choice, train=absolute(choice.train), validation=absolute(choice.validation))
+                name: replace(
+                    choice,
+                    train=absolute(choice.train),
+                    validation=absolute(choice.validation),
+                    test=absolute(choice.test),
+                )
                 for name, choice in data.sets.items()
             },
             cache=str(Path(data.cache).resolve()) if data.cache else "",

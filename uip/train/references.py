@@ -5,6 +5,8 @@ A run that is resumed has them in its checkpoint: they are buffers of the model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
@@ -14,6 +16,7 @@ from uip.config import suggestion
 from uip.data.dataset import Dataset
 from uip.data.reference_energies import compositions, energies, fit_reference, fitted_sample
 from uip.data.sampler import VALIDATION_COST, assign_to_ranks, cost_model, micro_batches
+from uip.models.heads import Heads
 from uip.models.potential import Potential
 from uip.models.readout import evaluate
 from uip.schema import Floats
@@ -24,10 +27,13 @@ LABELLED = 100_000
 """Largest number of structures whose labels are fitted."""
 
 
-def set_references(config: TrainConfig, model: Potential, training: Dataset, ranks: Ranks) -> tuple[Tensor, ...]:
+def set_references(
+    config: TrainConfig, model: Potential | Heads, training: Dataset, ranks: Ranks
+) -> tuple[Tensor, ...]:
     """Fit or set the reference energies of elements, see `DataConfig.reference`.
 
-    The model gets those of the main set, and of elements that are not in it those of the first set that has them.
+    The model gets those of the main set, and of elements that are not in it those of the first set that has them. Of
+    several heads, each gets those of its sets, the first of which is its main set.
 
     Returns:
         For each data set, if there are several: what is added to its energy labels, (num_elements,) float64, eV per
@@ -36,18 +42,31 @@ def set_references(config: TrainConfig, model: Potential, training: Dataset, ran
     Raises:
         ValueError: a value for an element that the model does not support.
     """
+    shifts: dict[int, Tensor] = {}
+    for name, head in model.heads.items():
+        sets = [number for number, other in enumerate(config.head_of_set) if other == name]
+        shifts |= set_head_references(config, head, training, sets, ranks)
+    return tuple(shifts[number] for number in sorted(shifts)) if config.data.sets else ()
+
+
+def set_head_references(
+    config: TrainConfig, model: Potential, training: Dataset, sets: list[int], ranks: Ranks
+) -> dict[int, Tensor]:
+    """`set_references` of a model with one head that is trained on these `sets`; what is added to labels, by set."""
+    first, *others = sets
+    named = list(config.data.by_name.items())
+    name, choice = named[first]
     # rows of elements 1, 2, ...; some architectures have a row for element 0 before them
     reference = model.reference_energy[-model.config.num_elements :]
     before = reference.double().clone()
-    set_given(config, model, reference)
-    main = training.of_set(0)
-    if config.data.reference == "fit" and not config.data.reference_energies:
+    set_given(f"data.sets.{name}" if first else "data", choice.reference_energies, model, reference)
+    main = training.of_set(first)
+    if choice.reference == "fit" and not choice.reference_energies:
         reference += offsets(config, model, main, ranks).to(reference.dtype)
-    if not config.data.sets:
-        return ()
-    settled = elements_of(main, model) | {atomic_numbers[symbol] for symbol in config.data.reference_energies}
-    shifts = [torch.zeros_like(before)]
-    for number, (name, choice) in enumerate(config.data.sets.items(), start=1):
+    settled = elements_of(main, model) | {atomic_numbers[symbol] for symbol in choice.reference_energies}
+    shifts = {first: torch.zeros_like(before)}
+    for number in others:
+        name, choice = named[number]
         data = training.of_set(number)
         is_fitted = choice.reference == "fit"
         if not is_fitted:
@@ -57,8 +76,8 @@ def set_references(config: TrainConfig, model: Potential, training: Dataset, ran
             reference[element - 1] += change[element - 1].to(reference.dtype)
             change[element - 1] = 0.0
         settled |= elements_of(data, model)
-        shifts.append(-change)
-    return tuple(shifts)
+        shifts[number] = -change
+    return shifts
 
 
 def check_known(name: str, elements: set[int], reference: Tensor) -> None:
@@ -71,12 +90,12 @@ def check_known(name: str, elements: set[int], reference: Tensor) -> None:
         )
 
 
-def set_given(config: TrainConfig, model: Potential, reference: Tensor) -> None:
-    """Set those of `data.reference_energies`."""
-    for symbol, value in config.data.reference_energies.items():
+def set_given(table: str, given: Mapping[str, float], model: Potential, reference: Tensor) -> None:
+    """Set those that the settings `table` name, by symbol, eV."""
+    for symbol, value in given.items():
         if atomic_numbers.get(symbol) not in model.supported_elements:
             known = [name for name, z in atomic_numbers.items() if z in model.supported_elements]
-            raise ValueError(f"unknown key 'data.reference_energies.{symbol}'{suggestion(symbol, known)}")
+            raise ValueError(f"unknown key '{table}.reference_energies.{symbol}'{suggestion(symbol, known)}")
         reference[atomic_numbers[symbol] - 1] = float(value)
 
 

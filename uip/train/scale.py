@@ -8,15 +8,17 @@ from __future__ import annotations
 import numpy as np
 
 from uip.data.dataset import Dataset
+from uip.models.heads import Heads
 from uip.models.potential import Potential
 from uip.train.config import TrainConfig
+from uip.train.heads import of_head
 
 MEASURED = 100_000
 """Largest number of structures whose labels are measured."""
 
 
-def set_scale(config: TrainConfig, model: Potential, training: Dataset) -> None:
-    """Set `energy_scale` of a new model as `data.scale` asks.
+def set_scale(config: TrainConfig, model: Potential | Heads, training: Dataset) -> None:
+    """Set `energy_scale` of a new model, of each head, as `data.scale` asks.
 
     Raises:
         ValueError: fine-tuning, an architecture without a scale, or no force labels.
@@ -27,10 +29,13 @@ def set_scale(config: TrainConfig, model: Potential, training: Dataset) -> None:
         raise ValueError(
             "'data.scale' is for new models, but 'model.init_from' is set, whose scale is kept; leave it out"
         )
-    scale = getattr(model, "energy_scale", None)
-    if scale is None:
-        raise ValueError(f"'data.scale' needs an architecture with a scale, allscaip, got {model.name}; leave it out")
-    scale.fill_(rms_force(training))
+    for name, head in model.heads.items():
+        scale = getattr(head, "energy_scale", None)
+        if scale is None:
+            raise ValueError(
+                f"'data.scale' needs an architecture with a scale, allscaip, got {model.name}; leave it out"
+            )
+        scale.fill_(rms_force(of_head(config, training, name)))
 
 
 def rms_force(dataset: Dataset) -> float:

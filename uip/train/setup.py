@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
@@ -17,19 +16,23 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from ase.io import write
 
-from uip.checkpoint import MODELS, load_model, parse_device
+from uip.checkpoint import MODELS, load_heads, parse_device
 from uip.config import from_dict
 from uip.data.cache_build import NO_LOCKS
 from uip.data.dataset import Dataset, GraphSettings, SampleStore, open_store
+from uip.data.label_checks import duplicate_warnings, label_warnings, summarise
 from uip.data.samples import Sample
 from uip.data.sharded import ShardedStore, existing_source
 from uip.data.split import group_split, groups_of, random_split
 from uip.models.card import Coverage, ModelCard
+from uip.models.heads import Heads, first_head, one_head
 from uip.models.potential import Potential
 from uip.schema import Integers
 from uip.train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from uip.train.data_sets import LabelConventions, SetConfig
 from uip.train.distributed import Ranks
+from uip.train.heads import of_head
+from uip.train.optim import is_chosen
 
 
 def run_device(run: RunConfig) -> torch.device:
@@ -99,12 +102,12 @@ def explain_write_errors(path: Path, advice: str) -> Iterator[None]:
         raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}); {advice}") from error
 
 
-def initial_model(config: TrainConfig) -> Potential:
+def initial_model(config: TrainConfig) -> Potential | Heads:
     """The model before the first step, on the CPU: random weights in float32, or those of `model.init_from` in the
     dtype of the run.
 
     Raises:
-        ValueError: an unknown kind, or `model.architecture` does not fit the weights.
+        ValueError: an unknown kind, `model.architecture` does not fit the weights, or no choice among their heads.
     """
     choice = config.model
     card = ModelCard(
@@ -113,8 +116,11 @@ def initial_model(config: TrainConfig) -> Potential:
     if choice.kind and choice.kind not in MODELS:
         raise ValueError(f"'model.kind' must be one of {', '.join(MODELS)}, got {choice.kind!r}")
     model = _fine_tuned(choice, card, config.run.dtype) if choice.init_from else _new(choice, card)
+    if choice.heads and isinstance(model, Potential):
+        model = Heads.of(model, choice.heads)
     if config.run.recompute:
-        model.recompute = True
+        for head in model.heads.values():
+            head.recompute = True
     return model
 
 
@@ -125,8 +131,31 @@ def _new(choice: ModelConfig, card: ModelCard) -> Potential:
     return model
 
 
-def _fine_tuned(choice: ModelConfig, card: ModelCard, dtype: str) -> Potential:
-    old = load_model(choice.init_from, dtype=dtype)
+def _fine_tuned(choice: ModelConfig, card: ModelCard, dtype: str) -> Potential | Heads:
+    """Of several heads, those with the names of the old ones, or one to start all others from."""
+    old = load_heads(choice.init_from, dtype=dtype)
+    if isinstance(old, Potential) or choice.init_head or not choice.heads:
+        start = one_head(old, choice.init_head or None, choice.init_from)
+        return _adapted(choice, _tuned_card(choice, card, start.card), start)
+    unknown = [name for name in choice.heads if name not in old.heads]
+    if unknown:
+        raise ValueError(
+            f"without 'model.init_head', 'model.heads' must be heads of '{choice.init_from}', {', '.join(old.heads)}, "
+            f"but {', '.join(unknown)} is none; set 'model.init_head' to the one that all start from"
+        )
+    card = _tuned_card(choice, card, old.card)
+    return Heads({name: _adapted(choice, card, old.heads[name]) for name in choice.heads})
+
+
+def _tuned_card(choice: ModelConfig, card: ModelCard, old: ModelCard) -> ModelCard:
+    return replace(
+        card,
+        licence=choice.licence or old.licence,
+        reference="; ".join(text for text in (f"fine-tuned from {old.name}", old.reference) if text),
+    )
+
+
+def _adapted(choice: ModelConfig, card: ModelCard, old: Potential) -> Potential:
     if choice.kind not in ("", old.name):
         raise ValueError(f"'model.kind' is {choice.kind!r}, but '{choice.init_from}' is {old.name!r}; leave it out")
     architecture, settings = MODELS[old.name]
@@ -149,12 +178,7 @@ def _fine_tuned(choice: ModelConfig, card: ModelCard, dtype: str) -> Potential:
         raise ValueError(
             f"'model.architecture' must fit the weights of '{choice.init_from}', but {_first(error)}"
         ) from error
-    model.coverage = old.coverage
-    model.card = replace(
-        card,
-        licence=choice.licence or old.card.licence,
-        reference="; ".join(text for text in (f"fine-tuned from {old.card.name}", old.card.reference) if text),
-    )
+    model.coverage, model.card = old.coverage, card
     return model
 
 
@@ -163,18 +187,22 @@ def _first(error: RuntimeError) -> str:
     return str(error).splitlines()[1].strip()
 
 
-def open_data(config: TrainConfig, model: Potential) -> tuple[Dataset, Dataset]:
+def open_data(config: TrainConfig, model: Potential | Heads) -> tuple[Dataset, Dataset]:
     """Training and validation data, of all data sets."""
     for choice in config.data.by_name.values():
-        for path in (*choice.train, *choice.validation):
+        for path in (*choice.train, *choice.validation, *choice.test):
             existing_source(path)
-    for path in config.data.test:
-        existing_source(path)
     parts = [open_set(config, model, choice) for choice in config.data.by_name.values()]
     return parts[0] if len(parts) == 1 else tuple(Dataset.join(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
-def open_set(config: TrainConfig, model: Potential, choice: DataConfig | SetConfig) -> tuple[Dataset, Dataset]:
+def open_test(config: TrainConfig, model: Potential | Heads) -> Dataset:
+    """The structures to test with, of all data sets."""
+    parts = [open_files(config, model, choice.test, choice) for choice in config.data.by_name.values()]
+    return parts[0] if len(parts) == 1 else Dataset.join(parts)
+
+
+def open_set(config: TrainConfig, model: Potential | Heads, choice: DataConfig | SetConfig) -> tuple[Dataset, Dataset]:
     """Training and validation data of one data set."""
     training = open_files(config, model, choice.train, choice)
     if isinstance(choice, SetConfig) and 0 < choice.structures < len(training):
@@ -187,15 +215,15 @@ def open_set(config: TrainConfig, model: Potential, choice: DataConfig | SetConf
 
 
 def open_files(
-    config: TrainConfig, model: Potential, paths: Sequence[str], choice: LabelConventions | None = None
+    config: TrainConfig, model: Potential | Heads, paths: Sequence[str], labels: LabelConventions
 ) -> Dataset:
-    """All structures of files and data stores, as graphs of `model`; labels as in the main set, or as of `choice`.
+    """All structures of files and data stores, as graphs of `model`.
 
     One rank (on each machine, if machines have caches of their own) builds graphs that are not cached yet. The others
     wait for its lock, not in a barrier, which would give up after half an hour.
     """
-    data, labels = config.data, choice or config.data
-    graph = (model.cutoff, model.bond_cutoff, model.soft, model.supported_elements)
+    data, head = config.data, first_head(model)  # all heads have the same graphs
+    graph = (head.cutoff, head.bond_cutoff, head.soft, head.supported_elements)
     settings = GraphSettings(*graph, labels.stress_scale, labels.label_keys)
     cache = Path(data.cache) if data.cache else Path(config.run.folder) / "cache"
     stores: list[SampleStore] = []
@@ -208,6 +236,14 @@ def open_files(
     return Dataset(stores)
 
 
+def set_coverage(config: TrainConfig, model: Potential | Heads, training: Dataset) -> None:
+    """Record what each head is trained for; raises ValueError for forces that would not be trained."""
+    for name, head in model.heads.items():
+        part = of_head(config, training, name)
+        check_direct(config, head, part)
+        head.coverage = coverage_of(config, head, part)
+
+
 def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Coverage | None:
     """What `model` is trained for after a run with these data; None for weights of which it is not recorded."""
     if config.model.init_from and model.coverage is None:
@@ -215,9 +251,24 @@ def coverage_of(config: TrainConfig, model: Potential, training: Dataset) -> Cov
     before = model.coverage or Coverage((), magmoms=False)
     elements = {z for z in model.supported_elements if training.contains(z).any()}
     weights = [config.loss.weights(progress)["magmoms"] for progress in (0.0, 1.0)]
-    moves = any(fnmatchcase("magmom.weight", pattern) for pattern in config.model.trained)
+    moment = f"{model.head}.magmom.weight" if model.head else "magmom.weight"
+    moves = is_chosen(moment, config.model.trained, {model.head})
     moments = moves and max(weights) > 0 and training.num_labels("magmoms") > 0
     return Coverage(tuple(sorted(elements.union(before.elements))), moments or before.magmoms)
+
+
+def data_warnings(
+    config: TrainConfig, model: Potential | Heads, training: Dataset, validation: Dataset, test: Dataset
+) -> list[str]:
+    """Warnings about labels, duplicates and elements; head by head: others may have other zeros of energy, and the same
+    structures."""
+    found = []
+    for name, head in model.heads.items():
+        train, seen, tested = (of_head(config, data, name) for data in (training, validation, test))
+        warnings = label_warnings(summarise(train)) + duplicate_warnings(train, seen)
+        warnings += element_warnings(head, {"validation": seen, "test": tested})
+        found += [f"head {name}: {warning}" if name else warning for warning in warnings]
+    return found
 
 
 def element_warnings(model: Potential, data: Mapping[str, Dataset]) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import uip
 from uip.checkpoint import read_training, save_checkpoint
+from uip.models.heads import Heads
 from uip.models.potential import Potential
 from uip.train.config import ADJUSTABLE, CHANGEABLE, PATHS, Changes, TrainConfig, changes, is_path
 from uip.train.lora import LowRank, low_rank_matrices
@@ -26,7 +27,7 @@ from uip.train.optim import EMA, make_optimizer, select_trainable
 class State:
     """State of a run."""
 
-    model: Potential
+    model: Potential | Heads
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.AdamW | Muon
     ema: EMA | None
@@ -59,7 +60,7 @@ class State:
 COUNTERS = ("epoch", "batch", "step", "best", "stale", "reductions", "typical", "seconds", "lines", "kept")
 
 
-def initial_state(config: TrainConfig, model: Potential) -> State:
+def initial_state(config: TrainConfig, model: Potential | Heads) -> State:
     """The state before the first step."""
     choice = config.model
     parameters = select_trainable(model.train(), choice.trained)
@@ -153,7 +154,7 @@ def revision(folder: Path = Path(__file__).parent) -> str:
 
 
 @contextmanager
-def ema_weights(state: State) -> Iterator[Potential]:
+def ema_weights(state: State) -> Iterator[Potential | Heads]:
     """Within the context, the model has its EMA weights, if there are any."""
     if state.ema is None:
         yield state.model

@@ -17,6 +17,7 @@ from uip.schema import Floats
 from uip.train.config import TrainConfig
 from uip.train.distributed import Ranks
 from uip.train.gradient_sum import GradientSum
+from uip.train.heads import head_of
 from uip.train.loss import LOSS_TERMS, absolute_errors, count_by_set, residuals, scales, set_penalties
 from uip.train.metrics import Line
 from uip.train.optim import learning_rate
@@ -79,7 +80,7 @@ def add_gradients(
         Number of labels of the batch, over all ranks, (4,); and of this rank, (5,) float64: its part of the loss as a
         mean over the labels of this batch, which is logged, and sums of absolute errors.
     """
-    device, real = state.model.reference_energy.device, parse_dtype(config.run.dtype)
+    device, real = state.model.device, parse_dtype(config.run.dtype)
     of_sets = torch.tensor(config.data.weights, dtype=torch.float64)
     none = torch.zeros(len(of_sets), len(LOSS_TERMS), dtype=torch.float64)
     by_set = gradients.ranks.sum(sum((count_by_set(sample, len(of_sets)) for sample in samples), none))
@@ -89,13 +90,14 @@ def add_gradients(
     summary = torch.zeros(1 + len(LOSS_TERMS), dtype=torch.float64, device=device)
     for number, sample in enumerate(samples):
         moved = sample.to(device=device, non_blocking=True)
-        outputs = evaluate(state.model, moved.graph, forces=config.loss.needs_forces, training=True)
+        model = head_of(config, state.model, sample)
+        outputs = evaluate(model, moved.graph, forces=config.loss.needs_forces, training=True)
         errors = residuals(outputs, moved.targets, moved.graph)
         sums = set_penalties(outputs, moved, config.loss, config.data.weights)
         with gradients.overlap(last=number == len(samples) - 1):
             (scale * sums).sum().backward()
         value = (shown * sums.detach()).sum().double()
-        summary += torch.cat([value.view(1), absolute_errors(errors)])
+        summary += torch.cat([value.view(1), absolute_errors(errors, moved.targets)])
     return by_set.sum(0), summary
 
 
