@@ -270,9 +270,8 @@ class AllScAIP(Potential):
             bonds.log_weight, bonds.direction, bond_slots, num_degrees, inference, recompute=self.recompute
         )
         global_geometry = GlobalGeometry(graph_index, positions, strain, cell, pbc)
-        v, t = self.embedding(
-            species, graph_index, charge, spin, bonds, recompute=self.recompute or inference is not None
-        )
+        recompute = self.recompute if inference is None else not inference.keep
+        v, t = self.embedding(species, graph_index, charge, spin, bonds, recompute=recompute)
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
             v, t = block(v, t, geometry, reverse_bond, global_geometry)
@@ -292,7 +291,7 @@ class AllScAIP(Potential):
         num_bonds = log_weight.shape[0]
         if not isinstance(num_bonds, int):  # during export sizes are symbolic
             return InferenceOptions(gradient and self.activation_budget > 0, self.bfloat16_products)
-        numbers = 11 * self.config.num_layers * num_bonds * self.config.channels
+        numbers = (11 * self.config.num_layers * self.config.channels + 3 * self.config.num_radial) * num_bonds
         return InferenceOptions(
             gradient and numbers * log_weight.element_size() <= self.activation_budget, self.bfloat16_products
         )

@@ -26,7 +26,7 @@ class InferenceOptions:
     """Options of layers in inference, where only first derivatives with respect to the geometry are needed."""
 
     keep: bool
-    """Store queries, keys, values and hidden layers for the backward pass: more memory, a quarter less time."""
+    """Store queries, keys, values, hidden layers and Gaussians for the backward pass: more memory, less time."""
     bfloat16: bool
     """Products of weights and tokens in bfloat16. Sums, norms, softmax and tokens are float32."""
 
