@@ -39,7 +39,7 @@ std::vector<int64_t> bond_offsets(const Tensor &slots) {
 }
 
 template <typename T>
-constexpr int64_t panel = 64 / sizeof(T);
+constexpr int64_t panel_of_rows = 64 / sizeof(T);
 
 /// Maps of tokens, (H, H) each, one below the other, laid out for kernels (`RowWeights`).
 template <typename T>
@@ -82,20 +82,21 @@ struct RowMatrix {
 
  private:
   /// Channels of a panel of columns.
-  int64_t inside(int64_t first) const { return std::clamp<int64_t>(channels - first, 0, panel<T>); }
+  int64_t inside(int64_t first) const { return std::clamp<int64_t>(channels - first, 0, panel_of_rows<T>); }
 
   /// A matrix (rows, columns), zero where `write(row, column, place)`, for each panel of columns, does not write.
   template <typename Write>
   static Tensor laid_out(int64_t rows, int64_t columns, bool packed, const Write &write) {
     const auto result = at::zeros({rows, columns}, c10::CppTypeToScalarType<T>::value);
     T *to = result.template mutable_data_ptr<T>();
-    at::parallel_for(0, columns / panel<T>, 32, [&](int64_t begin, int64_t end) {
-      for (int64_t column = begin * panel<T>; column < end * panel<T>; column += panel<T>) {
+    at::parallel_for(0, columns / panel_of_rows<T>, 32, [&](int64_t begin, int64_t end) {
+      for (int64_t column = begin * panel_of_rows<T>; column < end * panel_of_rows<T>; column += panel_of_rows<T>) {
         for (int64_t k = 0; k < rows; ++k) {
           const int64_t start = k / depth_of_part * depth_of_part,
                         depth = std::min(rows - start, int64_t{depth_of_part});
-          write(k, column,
-                to + (packed ? start * columns + column * depth + (k - start) * panel<T> : k * columns + column));
+          write(
+              k, column,
+              to + (packed ? start * columns + column * depth + (k - start) * panel_of_rows<T> : k * columns + column));
         }
       }
     });
@@ -132,8 +133,8 @@ class FusedRows::Call {
     const int64_t num_bonds = bonds_.size(0);
     TORCH_CHECK(offsets_.back() == num_bonds, "row_layer: `bond_slots` must have every bond once, got ",
                 offsets_.back(), " bonds instead of ", num_bonds);
-    rows_.channels = layer.channels_, rows_.heads = layer.heads_,
-    rows_.width = width_of_rows(layer.channels_, layer.heads_, layer.degrees_, panel<T>);
+    rows_.channels = layer.channels_, rows_.heads = layer.heads_;
+    rows_.width = width_of_rows(layer.channels_, layer.heads_, layer.degrees_, panel_of_rows<T>);
     rows_.degrees = layer.degrees_.data(), rows_.num_degrees = static_cast<int>(layer.degrees_.size());
     rows_.atoms = of(atoms_), rows_.bonds = of(bonds_);
     rows_.log_weight = of(log_weight_), rows_.direction = of(direction_);
@@ -162,11 +163,17 @@ class FusedRows::Call {
     const RowMatrix<T> output{of(w.output), nullptr, {scale}, rows_.channels, rows_.width};
     const bool packed = !layer.only_atoms_;
     auto &to = rows_.weights;
-    if (!known) to.qkv = keep(qkv.transposed(3, packed)), to.qkv_bias = keep(qkv.bias(of(w.qkv_bias), 3));
+    if (!known) {
+      to.qkv = keep(qkv.transposed(3, packed));
+      to.qkv_bias = keep(qkv.bias(of(w.qkv_bias), 3));
+    }
     if (gradient || layer.only_atoms_) to.qkv_back = keep(qkv.plain(3, packed));
-    if (gradient) to.output_back = keep(output.plain(1, packed));
-    if (!gradient)
-      to.output = keep(output.transposed(1, packed)), to.output_bias = keep(output.bias(of(w.output_bias), 1));
+    if (gradient) {
+      to.output_back = keep(output.plain(1, packed));
+    } else {
+      to.output = keep(output.transposed(1, packed));
+      to.output_bias = keep(output.bias(of(w.output_bias), 1));
+    }
   }
 
   const T *keep(const Tensor &matrix) {

@@ -1,4 +1,5 @@
-// x + scale W_o attention(W_qkv norm(x)) within rows of tokens, a tile of rows at a time.
+// x + scale W_o attention(W_qkv norm(x)) within rows of tokens, a tile of rows at a time, in torch's operations: on
+// GPUs, with products in bfloat16, and where layers are wide. Others are computed in kernels (fused_rows.h).
 #pragma once
 
 #include <vector>

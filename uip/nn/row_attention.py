@@ -1,7 +1,7 @@
 """Neighbourhood attention of AllScAIP: attention within rows of tokens, in plain torch, for training.
 
-Inference uses a tiled op of libuip (`uip/csrc/row_tile.h`). On CUDA tensors, without the angular encoding, a kernel
-computes it without padding (`uip.ops.cuda.row_attention`).
+Inference uses an op of libuip (`uip/csrc/row_layer.h`, `uip/csrc/fused_rows.h`). On CUDA tensors, without the angular
+encoding, a kernel computes it without padding (`uip.ops.cuda.row_attention`).
 
 Letters: N atoms, S bonds, T = N + S tokens (atoms first, then bonds), W = K + 1 slots of the longest row, h heads,
 d channels per head, H = h d. Tokens are stored without padding; only for the products of queries and keys are they

@@ -3,8 +3,8 @@
 Letters: N atoms, S bonds, T = N + S tokens (atoms' own first, then bonds'), H channels, F = 2 H.
 
 Training needs second derivatives, also with respect to weights: plain torch operations. Inference needs first
-derivatives with respect to the geometry only: ops of libuip (`uip/csrc/row_layer.h`, `feed_forward.h`), which process
-tokens in tiles that fit the cache and store little more than the input of a layer.
+derivatives with respect to the geometry only: ops of libuip (`uip/csrc/row_layer.h`, `fused_rows.h`, `feed_forward.h`),
+which process tokens in tiles that fit the cache and store little more than the input of a layer.
 """
 
 from __future__ import annotations
