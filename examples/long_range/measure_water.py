@@ -20,7 +20,7 @@ import numpy as np
 import openmm
 from ase import Atoms
 from demo_water import BOX, EVERY, FOLDER, STEP, draw, export, frames_of, run_lammps, run_openmm
-from flexible_water import teacher
+from flexible_water import Labels, teacher
 from measure import Predicted, errors, predicted
 from observables import FIRST, PAIRS, Radial, radial
 from openmm import unit
@@ -32,6 +32,8 @@ from uip.units import A_TO_NM
 RESULTS = FOLDER.parents[1] / "docs" / "figures" / "salt_water.json"
 STEPS = {"teacher": 200_000, "model": 10_000, "density": 50_000, "drift": 5_000}
 """Of 1 fs for the teacher and 2 fs for a model; a fifth is left out at the start."""
+LABELLED = 10
+"""Every how many frames of a model's own dynamics the teacher labels."""
 PRESSURE = 1.0
 """bar."""
 
@@ -105,7 +107,10 @@ def errors_of(model: str, _: Atoms) -> dict[str, Any]:
 
 
 def functions_of(model: str, start: Atoms) -> dict[str, Any]:
-    return {"functions": functions(run_openmm(export(model), start, STEPS["model"]))}
+    """Also errors on frames of this run, labelled by the teacher: where the model goes by itself."""
+    frames, label = run_openmm(export(model), start, STEPS["model"]), Labels(start)
+    items = predicted(model, [label(atoms) for atoms in frames[::LABELLED]])
+    return {"functions": functions(frames), "own": {**errors(items), "molecules": errors_of_molecules(items)}}
 
 
 def density_of(model: str, start: Atoms) -> dict[str, Any]:

@@ -108,7 +108,7 @@ struct RowMatrix {
 
 bool has_fused_rows(const Tensor &x, at::ScalarType type, bool only_atoms) {
   const bool is_known = type == x.scalar_type() && (type == at::kFloat || type == at::kDouble);
-  return x.is_cpu() && is_known && (only_atoms || x.size(1) <= 640);
+  return x.is_cpu() && is_known && x.size(1) <= (only_atoms ? 1024 : 640);
 }
 
 FusedRows::FusedRows(const RowLayerWeights &w, int64_t heads, std::vector<int64_t> degrees, bool only_atoms)

@@ -10,7 +10,7 @@
 namespace uip {
 
 /// Whether the kernels compute this layer of tokens x (N, H): on CPUs, with products in float32 or float64. They
-/// arrange weights anew in each call, which pays for all rows up to 640 channels, and for atoms alone always.
+/// arrange weights anew in each call, which pays for all rows up to 640 channels, and for atoms alone up to 1024.
 bool has_fused_rows(const at::Tensor &x, at::ScalarType type, bool only_atoms);
 
 class FusedRows {
