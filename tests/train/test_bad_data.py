@@ -212,7 +212,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Tables], str]] = {
         settings(model={"trainable": ["readot.*"]}),
         r"'model\.trainable' must name parts of the model, but 'readot",
     ),
-    "no part": (settings(model={"trainable": []}), r"'model\.trainable' must name at least one part, got none"),
+    "no part": (settings(model={"trainable": []}), r"'model\.trainable' must name a part of the model, got none"),
     "unknown width": (
         settings(model={"architecture": {"chanels": 3}}),
         r"unknown key 'model\.architecture\.chanels'; did you mean 'channels'",

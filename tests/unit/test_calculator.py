@@ -106,6 +106,15 @@ def test_a_failed_call_leaves_no_stale_results() -> None:
     assert not atoms.calc.results
 
 
+@pytest.mark.parametrize(("place", "pbc"), [(1e6, False), (1e300, True)])
+def test_lost_atoms_are_named(place: float, pbc: bool) -> None:
+    """Neighbour searches overflow in 1e6 A without a cell; in a cell, wrapping has no digits left."""
+    atoms = Atoms("H3", positions=[[0, 0, 0], [0, 0, 1], [0, 0, place]], cell=[10, 10, 10], pbc=pbc)
+    atoms.calc = Calculator(random_chgnet())
+    with pytest.raises(ValueError, match=r"atoms must lie within 100000 A of each other .* may have exploded"):
+        atoms.get_potential_energy()
+
+
 @pytest.mark.parametrize(
     ("atoms", "message"),
     [

@@ -26,6 +26,7 @@ from uip.inference.committee import DEVIATIONS, load_committee
 from uip.inference.evaluator import predict
 from uip.models.card import Coverage
 from uip.models.chgnet import CHGNetConfig
+from uip.models.heads import Heads
 
 CONFIG = CHGNetConfig(num_elements=30, channels=8, num_layers=2, num_radial=5, num_angular=5, num_readout=1)
 MODELS = [random_chgnet(CONFIG, seed) for seed in range(3)]
@@ -152,6 +153,12 @@ def test_predict_with_several_models(tmp_path: Path) -> None:
     shown = run("predict", tmp_path / "in.xyz", *models).stdout
     assert "committee of 3: unnamed + unnamed + unnamed, float32" in shown
     assert "max dev F / eV/A" in shown
+
+
+def test_levels_of_theory_are_no_committee() -> None:
+    heads = Heads.of(random_chgnet(), ["pbe", "r2scan"]).heads
+    with pytest.raises(ValueError, match="must have the same head, but 'unnamed \\(pbe\\)' has 'pbe' and"):
+        Calculator(list(heads.values()))
 
 
 def test_one_model_twice_is_no_committee() -> None:

@@ -13,6 +13,9 @@ from uip.schema import MAX_CHARGE, MAX_SPIN, Floats, Integers
 MIN_DISTANCE = 0.1
 """A; closer atoms are an error in the input."""
 
+FARTHEST, LARGEST = 1e5, 1e9
+"""A; extent along directions that are not periodic, and coordinates."""
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -38,8 +41,8 @@ def check_structure(
     """A `Structure` from the user's arrays.
 
     Raises:
-        ValueError: no atoms, wrong shapes, NaN or infinite numbers, a singular cell along a periodic direction, or a
-            charge or multiplicity that is not a whole number or is out of range.
+        ValueError: no atoms, wrong shapes, NaN, infinite or far too large numbers, a singular cell along a periodic
+            direction, or a charge or multiplicity that is not a whole number or is out of range.
     """
     # copies: callers may change their arrays in place, but a neighbour list keeps the old positions
     numbers = np.array(atomic_numbers, dtype=np.int64)
@@ -58,6 +61,7 @@ def check_structure(
             f"positions must be finite, but those of {bad.size} of {numbers.size} atoms are not, first atom {bad[0]}: "
             f"{points[bad[0]]}; look at the input, or at the step before: the simulation may have exploded"
         )
+    _check_distances(points, periodic)
     if box.shape != (3, 3) or not np.isfinite(box).all():
         raise ValueError(f"`cell` must be a finite (3, 3) matrix with rows a, b, c in A, got {box.tolist()}")
     _check_cell(box, periodic)
@@ -75,6 +79,17 @@ def check_charge_and_spin(charge: float, spin: float) -> tuple[int, int]:
             f"got charge {charge} and spin {spin}; spin is 2 S + 1, and both belong to the whole structure"
         )
     return charge, spin
+
+
+def _check_distances(positions: Floats, pbc: NDArray[np.bool_]) -> None:
+    """Positions that were lost: cell lists of neighbour searches overflow, and wrapping has no digits left."""
+    extent, largest = float(np.ptp(positions, axis=0)[~pbc].max(initial=0.0)), float(np.abs(positions).max())
+    if extent > FARTHEST or largest > LARGEST:
+        raise ValueError(
+            f"atoms must lie within {FARTHEST:g} A of each other along directions that are not periodic, and within "
+            f"{LARGEST:g} A of the origin, got {extent:g} and {largest:g}; look at the input, or at the step before: "
+            "the simulation may have exploded"
+        )
 
 
 def _check_cell(cell: Floats, pbc: NDArray[np.bool_]) -> None:

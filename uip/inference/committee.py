@@ -48,6 +48,7 @@ class Committee:
             )
         for member in self.members[1:]:
             check_shared(self.members[0], member)
+            check_heads(self.members[0], member)
         check_different(self.members)
 
     @property
@@ -95,6 +96,16 @@ def check_shared(first: Evaluator, other: Evaluator) -> None:
                 f"the models of a committee share one graph and must have the same {name}, but it is {values[0]} of "
                 f"'{first.name}' and {values[1]} of '{other.name}'; use models of one architecture"
             )
+
+
+def check_heads(first: Evaluator, other: Evaluator) -> None:
+    """Raises ValueError for different levels of theory, whose difference is not an uncertainty."""
+    heads = first.potential.head, other.potential.head
+    if heads[0] != heads[1]:
+        raise ValueError(
+            f"the models of a committee must have the same head, but '{first.name}' has {heads[0] or 'none'!r} and "
+            f"'{other.name}' has {heads[1] or 'none'!r}; take models of one level of theory"
+        )
 
 
 def check_different(members: Sequence[Evaluator]) -> None:
