@@ -70,9 +70,7 @@ class ModelConfig:
         if self.init_head and not self.init_from:
             raise ValueError("'model.init_head' is a head of 'model.init_from', which is empty; leave it out")
         if not self.trainable and not self.lora_rank:
-            raise ValueError(
-                "'model.trainable' must name a part of the model, got none; leave it out to train all"
-            )
+            raise ValueError("'model.trainable' must name a part of the model, got none; leave it out to train all")
         if not self.lora_rank and self.lora_layers != ("*",):
             raise ValueError("'model.lora_layers' needs 'model.lora_rank', which is 0; set it, for example to 8")
         if self.lora_rank and not self.init_from:
