@@ -16,7 +16,7 @@ def test_unknown_arguments() -> None:
     potential = MLPotential("uip", modelPath="model.pt2")
     with pytest.raises(TypeError, match=r"no argument `device`; implementation='python' has it; it takes embed, skin"):
         potential.createSystem(topology, device="cuda")
-    with pytest.raises(TypeError, match=r"no argument `dtpye`; did you mean 'dtype'\?; it takes device, dtype"):
+    with pytest.raises(TypeError, match=r"no argument `dtpye`; did you mean 'dtype'\?; it takes head, device, dtype"):
         potential.createSystem(topology, dtpye="float64", implementation="python")
     with pytest.raises(TypeError, match="no argument `spin`; use `multiplicity`"):
         potential.createSystem(topology, spin=3)
