@@ -60,7 +60,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.lora_rank < 0:
             raise ValueError(f"'model.lora_rank' must be at least 1, or 0 for none, got {self.lora_rank}")
-        if not all(isinstance(name, str) for name in self.heads):
+        if not all(isinstance(name, str) and name for name in self.heads):
             raise ValueError(f"'model.heads' must be a list of names, got {list(self.heads)}")
         if len(self.heads) == 1:
             raise ValueError(f"'model.heads' must have two names or more, got only {self.heads[0]!r}; leave it out")

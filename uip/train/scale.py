@@ -35,10 +35,10 @@ def set_scale(config: TrainConfig, model: Potential | Heads, training: Dataset) 
             raise ValueError(
                 f"'data.scale' needs an architecture with a scale, allscaip, got {model.name}; leave it out"
             )
-        scale.fill_(rms_force(of_head(config, training, name)))
+        scale.fill_(rms_force(of_head(config, training, name), name))
 
 
-def rms_force(dataset: Dataset) -> float:
+def rms_force(dataset: Dataset, head: str = "") -> float:
     """Root mean square of the components of the force labels, eV/A; of a sample if the data set is large."""
     chosen = np.random.default_rng(0).permutation(len(dataset))[:MEASURED]
     total, count = 0.0, 0
@@ -48,7 +48,7 @@ def rms_force(dataset: Dataset) -> float:
         total, count = total + float(known.square().sum()), count + known.numel()
     if not total:
         raise ValueError(
-            "'data.scale' is the root mean square of the forces, but no training structure has a "
-            "force other than zero; leave it out"
+            "'data.scale' is the root mean square of the forces, but no training structure "
+            f"{f'of head {head!r} ' if head else ''}has a force other than zero; leave it out"
         )
     return float(np.sqrt(total / count))
