@@ -402,6 +402,7 @@ def test_settings_are_written_and_read(files: dict[str, Path], tmp_path: Path) -
         ({"heads": ["pbe", "pbe"]}, "pbe", r"'model\.heads' must have different names, but 'pbe' is there twice"),
         ({"heads": ["pbe"]}, "pbe", r"'model\.heads' must have two names or more, got only 'pbe'; leave it out"),
         ({"heads": "pbe"}, "pbe", r"'model\.heads' must be a list, got 'pbe'"),
+        ({"heads": ["pbe", ""]}, "pbe", r"'model\.heads' must be a list of names, got \['pbe', ''\]"),
         ({"heads": [1, 2]}, "", r"'model\.heads' must be a list of names, got \[1, 2\]"),
         ({"heads": ["pbe", "a.b"]}, "a.b", r"must consist of letters, digits, '_', '\+' and '-', got 'a\.b'"),
         (

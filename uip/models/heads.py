@@ -100,11 +100,8 @@ def one_head(model: Potential | Heads, name: str | None, source: str) -> Potenti
         )
     if name is not None and name not in model.heads:
         named = isinstance(model, Heads) or model.head
-        hint = (
-            suggestion(name, model.heads)
-            if named
-            else ": it has only one, without a name; leave the head out (--head, `head`, 'model.init_head')"
-        )
+        only = ": it has only one, without a name; leave the head out (--head, `head`, 'model.init_head')"
+        hint = suggestion(name, model.heads) if named else only
         raise ValueError(f"'{source}' has no head '{name}'{hint}")
     return first_head(model) if name is None else model.heads[name]
 
