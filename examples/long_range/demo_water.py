@@ -59,9 +59,9 @@ def export(model: str) -> Path:
     return path
 
 
-def frames_of(context: openmm.Context, atoms: Atoms, steps: int, every: int = EVERY) -> list[Atoms]:
-    """A frame after every `every` steps of a Context."""
-    frames = []
+def frames_of(context: openmm.Context, atoms: Atoms, steps: int, every: int | None = None) -> list[Atoms]:
+    """A frame after every `every` steps of a Context; `EVERY` if not given."""
+    frames, every = [], every or EVERY
     for _ in range(steps // every):
         context.getIntegrator().step(every)
         positions = context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
@@ -78,7 +78,7 @@ def run_teacher(steps: int) -> list[Atoms]:
 
 
 def run_openmm(
-    model: Path, start: Atoms, steps: int, temperature: float = BOX.temperature, *, every: int = EVERY
+    model: Path, start: Atoms, steps: int, temperature: float = BOX.temperature, *, every: int | None = None
 ) -> list[Atoms]:
     """Frames of the model in OpenMM; masses as in in.salt_water."""
     system = openmm.System()
